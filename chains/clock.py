@@ -1,0 +1,30 @@
+"""Time and ids, passed in wherever logic needs them, so that tests can hold both still."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Clock:
+    """The process's source of time (UTC seconds), durations (monotonic seconds) and ids."""
+
+    _last: int = field(default=0, repr=False)
+
+    def now(self) -> float:
+        """Return seconds since the epoch, UTC."""
+        return time.time()  # noqa: TID251 - the one place
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, for durations."""
+        return time.monotonic()
+
+    def new_id(self) -> str:
+        """Return a 26-character id that sorts by creation time within this process."""
+        millis = max(int(self.now() * 1000), self._last)
+        self._last = millis
+        value = (millis << 80) | int.from_bytes(os.urandom(10), "big")
+        digits = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u to misread
+        return "".join(digits[(value >> shift) & 31] for shift in range(125, -5, -5))

@@ -1,0 +1,130 @@
+"""What a step function is given and what it gives back.
+
+Owns the shapes that the executor (flows) and the kinds (tasks) share. Knows nothing of Prefect: the same
+context is made for a Prefect task, for a plain call in the process and for a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from chains.clock import Clock
+from chains.spec import Retry, Step
+
+if TYPE_CHECKING:
+    from chains.loading import ChainFile
+    from chains.settings import Settings
+    from chains.store import Store
+    from tasks.collection import Collections
+    from tasks.providers import Providers
+
+RowStatus = Literal["ok", "failed", "skipped", "blocked", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One thing that happened in a step; the command line and Prefect show them."""
+
+    step: str
+    event: Literal["started", "row", "retry", "message", "ended"]
+    row: int | None = None
+    status: str | None = None
+    reused: bool = False
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_micro: int | None = None
+    text: str = ""
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(slots=True)
+class StepContext:
+    """Everything about one step of one run that does not differ between rows."""
+
+    run_id: str
+    step_id: str
+    step: Step
+    chain_file: ChainFile
+    store: Store
+    clock: Clock
+    settings: Settings
+    providers: Providers
+    collections: Collections
+    report: Callable[[Progress], None] = lambda _: None
+
+    @property
+    def retry(self) -> Retry:
+        """Tries per call: the step's own, else the chain's default."""
+        return self.step.retry or self.chain_file.chain.defaults.retry
+
+    @property
+    def timeout(self) -> float:
+        """Seconds per attempt: the step's own, else the chain's default."""
+        return self.step.timeout or self.chain_file.chain.defaults.timeout
+
+
+@dataclass(frozen=True, slots=True)
+class RowJob:
+    """One row's work for a row-wise kind. `scope` holds `inputs` and the upstream outputs (never `row`)."""
+
+    row: int
+    record_id: str
+    scope: Mapping[str, Any]
+    attempts_before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """One row as a once step sees it: its scope, with `row` (the data set's columns) added.
+
+    `statuses` tells how each upstream per-row step ended for this row.
+    """
+
+    row: int
+    scope: Mapping[str, Any]
+    statuses: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class OnceJob:
+    """A once step's work.
+
+    `scope`: `inputs` (the run's own), outputs of once steps, and the list over rows for each per-row step.
+    `rows()` iterates over every row's view, in order; each call starts anew.
+    """
+
+    record_id: str
+    scope: Mapping[str, Any]
+    rows: Callable[[], Sequence[RowView]]
+    attempts_before: int = 0
+
+
+@dataclass(slots=True)
+class RowResult:
+    """What a step function leaves behind for one row; the caller writes it as a record.
+
+    Raise an error of chains.errors for a failed row. `value_key` is the key under which the output may be
+    reused in later runs, or None when it must not be. `reused_from` is set when it was.
+    """
+
+    output: dict[str, Any]
+    value_key: str | None = None
+    reused_from: str | None = None
+    inputs: Mapping[str, Any] | None = None
+    messages: list[dict[str, str]] | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_micro: int | None = None
+    row_records: list[RowScore] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RowScore:
+    """A per-row record that a once step leaves beside its own (evaluate: prediction, reference, scores)."""
+
+    row: int
+    output: dict[str, Any]
+    status: RowStatus = "ok"
