@@ -1,0 +1,238 @@
+"""Value keys: hashes over everything that decides an answer, and over nothing else.
+
+Owns canonical JSON, `key_of`, and the table of which field of chains.spec enters a key and which is left out
+on purpose. Knows nothing of how a kind renders its values or of the store that looks keys up.
+
+Invariant: two values have equal bytes exactly when they are the same JSON value with the same number types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from chains.errors import InputInvalid
+from chains.spec import (
+    Architecture,
+    Chunking,
+    Collection,
+    Comparison,
+    EmbedStep,
+    EvaluateStep,
+    FinetuneStep,
+    Model,
+    Part,
+    PrepareStep,
+    PromptStep,
+    PythonStep,
+    RetrieveStep,
+    Split,
+    TrainingFiles,
+)
+
+MAX_DEPTH = 200
+
+
+def canonical(value: Any) -> bytes:
+    """Return the canonical JSON of a value: sorted keys, no spaces, UTF-8.
+
+    `1`, `1.0` and `true` are three values: a template prints them differently, so they ask a model different
+    things. `-0.0` is `0.0`, its equal. A tuple is an array. A lone surrogate is written as its escape
+    (`\\ud800`), which no other text produces. NaN, Infinity, keys that are no text and objects that are no
+    JSON raise InputInvalid with the place, since equal ones could not be told from different ones.
+    """
+    plain = _plain(value, "$", 0)
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Surrogates are all that UTF-8 cannot take, and the replacement is their JSON escape.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def key_of(kind: str, parts: Mapping[str, Any]) -> str:
+    """Return the value key of one answer: the SHA-256, in hex, of its kind and of what decides it."""
+    taken = {"v", "kind"} & parts.keys()
+    if taken:
+        raise ValueError(f"a key has its own {sorted(taken)}; name the part otherwise")
+    return hashlib.sha256(canonical({"v": 1, "kind": kind, **parts})).hexdigest()
+
+
+def deciding(part: Part) -> dict[str, Any]:
+    """Return the fields of a step, model or collection that enter a key, as JSON values."""
+    return part.model_dump(mode="json", include=set(IN_KEY[type(part)]))
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
+    """Copy a value into the exact JSON types, or say where it is not JSON."""
+    if value is None or value is True or value is False or type(value) is str:
+        return value
+    if depth > MAX_DEPTH:
+        raise InputInvalid(f"the value at {path[:200]} is nested deeper than {MAX_DEPTH} levels.")
+    match value:
+        case str():
+            return str.__str__(value)
+        case int():
+            return _integer(value, path)
+        case float():
+            return _number(value, path)
+        case list() | tuple():
+            return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        case dict():
+            return {_key(key, path): _plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+        case _:
+            raise InputInvalid(
+                f"the value at {path[:200]} is a {type(value).__name__}, which is not JSON.",
+                hint="Use text, numbers, true, false, null, lists and objects.",
+            )
+
+
+def _integer(value: int, path: str) -> int:
+    if value.bit_length() > 14_000:  # Python prints up to 4,300 digits
+        raise InputInvalid(f"the integer at {path[:200]} has too many digits.")
+    return int(value)
+
+
+def _number(value: float, path: str) -> float:
+    if not math.isfinite(value):
+        raise InputInvalid(f"the number at {path[:200]} is {float(value)!r}, which is not JSON.")
+    return float(value) or 0.0
+
+
+def _key(key: Any, path: str) -> str:
+    if not isinstance(key, str):
+        raise InputInvalid(f"the object at {path[:200]} has the key {key!r:.200}, which is no text.")
+    return str.__str__(key)
+
+
+_OUT_STEP = {
+    "description": "shown only",
+    "when": "decides whether the step runs, not what it answers",
+    "after": "decides when the step runs",
+    "on_skip": "decides whether the step runs",
+    "once": "changes what references mean, and the values that they give are in the key",
+    "retry": "how often a call is tried",
+    "timeout": "how long a call may take",
+    "pool": "where the step runs",
+}
+
+IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
+    PromptStep: {
+        "prompt": "as the rendered messages",
+        "model": "as the provider's identity",
+        "output": "as the JSON Schema that it stands for",
+    },
+    EmbedStep: {
+        "embed": "as the texts or the hashes of the documents",
+        "into": "as the collection's own fields",
+        "chunk": "decides what is embedded",
+        "model": "as the provider's identity",
+    },
+    RetrieveStep: {
+        "retrieve": "as the identity of the collection and of what it holds",
+        "query": "as the rendered text",
+        "top_k": "how many hits",
+        "min_score": "which hits",
+    },
+    PythonStep: {
+        "python": "as the function's file",
+        "args": "as the rendered values",
+    },
+    PrepareStep: {
+        "prepare": "as the hash of the file",
+        "like": "as the sources of that step's messages",
+        "completion": "as the template's source",
+        "text": "as the template's source",
+        "deduplicate": "decides which rows stay",
+        "split": "decides which row goes where",
+    },
+    FinetuneStep: {
+        "base": "as the hash of its weights",
+        "data": "as the hashes of the files",
+        "publish": "the name in the step's outputs",
+        "gate": "decides whether anything is published",
+        "save_steps": "the best checkpoint is one of those that were saved",
+        **dict.fromkeys(
+            (
+                "finetune",
+                "architecture",
+                "learning_rate",
+                "num_train_epochs",
+                "max_steps",
+                "per_device_train_batch_size",
+                "gradient_accumulation_steps",
+                "warmup_steps",
+                "weight_decay",
+                "lr_scheduler_type",
+                "max_length",
+                "seed",
+                "eval_steps",
+                "early_stopping_patience",
+                "r",
+                "lora_alpha",
+                "lora_dropout",
+                "target_modules",
+            ),
+            "decides the weights",
+        ),
+    },
+    EvaluateStep: {
+        "evaluate": "as the rendered predictions and references",
+        "metrics": "decides what is computed",
+        "gate": "decides whether the step passes",
+    },
+    Chunking: {"tokens": "decides the chunks", "overlap": "decides the chunks"},
+    Split: dict.fromkeys(("train", "validation", "test", "seed", "group"), "decides which row goes where"),
+    TrainingFiles: dict.fromkeys(("train", "validation"), "as the hash of the file"),
+    Architecture: dict.fromkeys(
+        (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        ),
+        "decides the weights",
+    ),
+    Comparison: dict.fromkeys(("prediction", "reference"), "as the rendered values"),
+    Model: {
+        "provider": "who answers",
+        "model": "who answers; a local one as the hash of its weights",
+        "revision": "who answers",
+        "base_url": "who answers",
+        "temperature": "sampling",
+        "top_p": "sampling",
+        "max_tokens": "where an answer ends",
+        "seed": "sampling",
+        "stop": "where an answer ends",
+        "dtype": "changes the weights",
+    },
+    Collection: {
+        "embedder": "as the provider's identity",
+        "distance": "decides the order of hits",
+    },
+}
+"""Per model of chains.spec: each field that decides an answer, and in which form it enters the key."""
+
+LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
+    PromptStep: {**_OUT_STEP, "reask": "an answer that fits stays right however often one may ask"},
+    EmbedStep: _OUT_STEP,
+    RetrieveStep: _OUT_STEP,
+    PythonStep: _OUT_STEP,
+    PrepareStep: _OUT_STEP,
+    FinetuneStep: _OUT_STEP,
+    EvaluateStep: _OUT_STEP,
+    Model: {
+        "api_key": "a secret, and it does not change the answer",
+        "device": "where the model runs; its number format is in the key",
+        "pool": "where the model runs",
+        "limits": "how fast it is asked",
+    },
+    Collection: {
+        "url": "where the vectors are kept; what they are is in the key",
+        "api_key": "a secret, and it does not change the hits",
+    },
+}
+"""Per model of chains.spec: each field that is in no key, and why."""
