@@ -16,7 +16,7 @@ from chains.spec import Retry, Step
 if TYPE_CHECKING:
     from chains.loading import ChainFile
     from chains.settings import Settings
-    from chains.store import Store
+    from chains.store import RecordRow, Store
     from tasks.collection import Collections
     from tasks.providers import Providers
 
@@ -68,11 +68,16 @@ class StepContext:
 
 @dataclass(frozen=True, slots=True)
 class RowJob:
-    """One row's work for a row-wise kind. `scope` holds `inputs` and the upstream outputs (never `row`)."""
+    """One row's work for a row-wise kind. `scope` holds `inputs` and the upstream outputs (never `row`).
+
+    `opening` is the row's record as `running`; it goes into the store in one transaction with the first
+    attempt's intent, so that an attempt never stands there without its record.
+    """
 
     row: int
     record_id: str
     scope: Mapping[str, Any]
+    opening: RecordRow | None = None
     attempts_before: int = 0
 
 
@@ -99,6 +104,7 @@ class OnceJob:
     record_id: str
     scope: Mapping[str, Any]
     rows: Callable[[], Sequence[RowView]]
+    opening: RecordRow | None = None
     attempts_before: int = 0
 
 
@@ -128,3 +134,7 @@ class RowScore:
     row: int
     output: dict[str, Any]
     status: RowStatus = "ok"
+
+
+class StepSkipped(Exception):
+    """The step has nothing to do here; the record says `skipped` with this reason."""

@@ -1,0 +1,133 @@
+"""One Prefect artifact per step: what was asked and answered for a single row, a table for many.
+
+Owns how records look in the Prefect UI. Reads the store only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from chains.spec import kind_of
+from tasks.scopes import ONCE
+
+if TYPE_CHECKING:
+    from chains.store import RecordRow
+    from flows.prepared import PreparedRun
+
+LONGEST_CELL = 300
+LONGEST_BLOCK = 20_000
+LISTED_ROWS = 10
+
+
+async def leave_artifact(run: PreparedRun, step_id: str, status: str) -> None:
+    """Create the step's artifact in the current flow run."""
+    from prefect.artifacts import acreate_markdown_artifact
+
+    key = f"{run.chain.chain}-{step_id}".replace("_", "-")
+    description = f"{kind_of(run.chain.steps[step_id])} · {status} · run {run.run_id}"
+    await acreate_markdown_artifact(step_markdown(run, step_id, status), key=key, description=description)
+
+
+def step_markdown(run: PreparedRun, step_id: str, status: str) -> str:
+    """Return a step's page: the whole record for one, a table of counts with slowest and failed rows for many."""
+    single = step_id in run.once or len(run.rows) == 1
+    heading = f"## {step_id} · {status}\n"
+    if single:
+        record = run.store.record(run.run_id, step_id, ONCE if step_id in run.once else 0)
+        return heading + (_record_markdown(run, record) if record is not None else "No record.")
+    records = run.store.records(run.run_id, step_id)
+    return heading + _many_markdown(run, step_id, records)
+
+
+def _record_markdown(run: PreparedRun, record: RecordRow) -> str:
+    parts = [_facts(record)]
+    if record.error is not None:
+        error = json.loads(record.error)
+        parts.append(f"**{error['type']}**: {error['message']} {error.get('hint') or ''}")
+        parts += [f"- {line}" for line in error.get("history", [])]
+    for message in json.loads(record.messages) if record.messages else []:
+        parts.append(f"### {message['role']}\n{_fence(message['content'])}")
+    if record.output is not None:
+        output = json.loads(record.output)
+        parts.append(f"### response\n{_fence(output['text'])}" if "text" in output else "")
+        parts.append(f"### output\n{_fence(json.dumps(output, ensure_ascii=False, indent=2), 'json')}")
+    parts.append(f"`headrace show {run.run_id} --step {record.step}{_row_flag(record)}`")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _many_markdown(run: PreparedRun, step_id: str, records: Sequence[RecordRow]) -> str:
+    counts = run.store.counts(run.run_id).get(step_id, {})
+    cost = counts.get("cost_micro")
+    facts = {
+        "rows": len(records),
+        **{name: counts.get(name, 0) for name in ("ok", "failed", "blocked", "skipped", "reused", "attempts")},
+        "tokens in": counts.get("tokens_in", 0),
+        "tokens out": counts.get("tokens_out", 0),
+        "cost": "unknown" if cost is None else f"${cost / 1e6:.4f}",
+    }
+    parts = [_table([facts])]
+    slowest = sorted(records, key=_seconds, reverse=True)[:LISTED_ROWS]
+    parts.append("### Slowest rows\n" + _table([_row_facts(record) for record in slowest]))
+    failed = [record for record in records if record.status in ("failed", "blocked")]
+    if failed:
+        listed = [_row_facts(record) | {"error": _error(record)} for record in failed[:LISTED_ROWS]]
+        more = f"\n\n{len(failed) - LISTED_ROWS} more." if len(failed) > LISTED_ROWS else ""
+        parts.append("### Failed rows\n" + _table(listed) + more)
+    parts.append(f"`headrace show {run.run_id} --step {step_id} --row N`")
+    return "\n\n".join(parts)
+
+
+def _facts(record: RecordRow) -> str:
+    facts: dict[str, Any] = {"status": record.status, "seconds": f"{_seconds(record):.2f}", "attempts": record.attempts}
+    if record.tokens_in is not None or record.tokens_out is not None:
+        facts |= {"tokens in": record.tokens_in, "tokens out": record.tokens_out}
+    if record.reused_from:
+        facts["reused from"] = record.reused_from
+    return _table([facts])
+
+
+def _row_facts(record: RecordRow) -> dict[str, Any]:
+    return {
+        "row": record.row,
+        "status": record.status,
+        "seconds": f"{_seconds(record):.2f}",
+        "tokens": (record.tokens_in or 0) + (record.tokens_out or 0),
+        "attempts": record.attempts,
+    }
+
+
+def _row_flag(record: RecordRow) -> str:
+    return f" --row {record.row}" if record.row >= 0 else ""
+
+
+def _seconds(record: RecordRow) -> float:
+    return (record.finished_at or record.started_at or 0.0) - (record.started_at or 0.0)
+
+
+def _error(record: RecordRow) -> str:
+    return json.loads(record.error)["message"] if record.error is not None else ""
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return "None."
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(_cell(row.get(name)) for name in head) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text[:LONGEST_CELL].replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _fence(text: str, language: str = "") -> str:
+    """Return a code block that nothing inside can end."""
+    cut = text if len(text) <= LONGEST_BLOCK else text[:LONGEST_BLOCK] + f"\n… {len(text) - LONGEST_BLOCK} more"
+    fence = "```"
+    while fence in cut:
+        fence += "`"
+    return f"{fence}{language}\n{cut}\n{fence}"

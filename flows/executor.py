@@ -1,0 +1,335 @@
+"""Executes a prepared run: starts each (step, shard) when its inputs are there.
+
+Owns the order, the stop (Ctrl-C, `on_error: fail`) and the run's end in the store. Knows nothing of how a
+unit is started: a `Starter` does that, as a Prefect task or as a plain call. Invariant: a run that this
+function leaves is never `running` in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from chains.errors import HeadraceError
+from chains.spec import kind_of
+from chains.store import RunRow, StepRow
+from flows.prepared import PreparedRun
+from tasks.context import Progress, StepContext
+from tasks.rows import ShardCounts, Stopping, run_once, run_shard
+from tasks.scopes import Scopes
+
+GRACE_SECONDS = 10.0
+"""How long calls in flight may end after the first Ctrl-C."""
+SHARDS_AT_ONCE = 4
+"""Shards of one step that run together: enough to fill a model's limit, few enough to bound memory."""
+
+Work = Callable[[], Awaitable[ShardCounts]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One (step, shard); `rows` is None for a once step."""
+
+    step_id: str
+    kind: str
+    rows: range | None
+
+    @property
+    def title(self) -> str:
+        """The unit's name in the Prefect UI and in logs, such as `triage · rows 0-255`."""
+        if self.rows is None:
+            return f"{self.step_id} · once"
+        if len(self.rows) == 1:
+            return f"{self.step_id} · row {self.rows.start}"
+        return f"{self.step_id} · rows {self.rows.start}-{self.rows.stop - 1}"
+
+
+class Starter(Protocol):
+    """How units are started, and who hears of ends."""
+
+    async def start(self, unit: Unit, work: Work) -> ShardCounts:
+        """Run `work` and return what it counted."""
+
+    async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
+        """All units of a step have ended."""
+
+
+class Direct:
+    """Starts units as plain calls in this process."""
+
+    async def start(self, unit: Unit, work: Work) -> ShardCounts:
+        """Run `work` here and now."""
+        return await work()
+
+    async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
+        """Nobody else is told."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether and why the run is being stopped. The first Ctrl-C asks; the second one cancels at once."""
+
+    reason: str | None = None
+    by_user: bool = False
+    failed: bool = False
+
+    def asked(self) -> bool:
+        """Whether no new row may begin."""
+        return self.reason is not None
+
+
+@dataclass(slots=True)
+class _Execution:
+    run: PreparedRun
+    starter: Starter
+    report: Callable[[Progress], None]
+    stop: Stop
+    units: dict[str, list[asyncio.Task[ShardCounts]]] = field(default_factory=dict)
+
+
+async def execute(
+    run: PreparedRun, starter: Starter, report: Callable[[Progress], None] = lambda _: None
+) -> dict[str, Any]:
+    """Run every step and return `{run_id, status, rows, counts, cost, outputs}` as a small dict.
+
+    Never raises for failed rows or a stop by the user: the status says so. An unexpected error of the
+    program itself is raised after the run is closed as `failed`.
+    """
+    execution = _Execution(run, starter, report, Stop())
+    _write_steps(run)
+    crashed: BaseException | None = None
+    try:
+        await _run_units(execution)
+    except asyncio.CancelledError as cancelled:
+        execution.stop.reason, execution.stop.by_user = "cancelled", True
+        crashed = cancelled if not execution.stop.failed else None
+    except Exception:
+        _close(execution, "failed")
+        raise
+    finally:
+        await run.providers.aclose()
+        await run.collections.aclose()
+    result = _close(execution, _status(execution))
+    if crashed is not None and not _handles_signals(execution):
+        raise crashed
+    return result
+
+
+def _handles_signals(execution: _Execution) -> bool:
+    return execution.stop.by_user and execution.stop.reason == "Ctrl-C"
+
+
+async def _run_units(execution: _Execution) -> None:
+    group = [asyncio.create_task(_run_step(execution, step_id)) for step_id in _start_all(execution)]
+    restore = _on_signals(execution, group)
+    try:
+        await asyncio.gather(*group)
+    except BaseException:
+        for task in group:
+            task.cancel()
+        await asyncio.gather(*group, return_exceptions=True)
+        raise
+    finally:
+        restore()
+
+
+def _start_all(execution: _Execution) -> tuple[str, ...]:
+    """Create the tasks of all units, in order, each waiting for the units that it needs."""
+    run = execution.run
+    for step_id in run.graph.order:
+        step = run.chain.steps[step_id]
+        ranges: list[range | None] = [None] if step_id in run.once else list(run.plan.shards)
+        slots = asyncio.Semaphore(SHARDS_AT_ONCE)
+        execution.units[step_id] = [
+            asyncio.create_task(_run_unit(execution, Unit(step_id, kind_of(step), rows), number, slots))
+            for number, rows in enumerate(ranges)
+        ]
+    return run.graph.order
+
+
+async def _run_unit(execution: _Execution, unit: Unit, number: int, slots: asyncio.Semaphore) -> ShardCounts:
+    run = execution.run
+    needed = []
+    for upstream in run.graph.needs[unit.step_id]:
+        tasks = execution.units[upstream]
+        same_shard = unit.rows is not None and upstream not in run.once
+        needed += [tasks[number]] if same_shard else tasks
+    if needed:
+        await asyncio.gather(*needed)
+    async with slots:
+        return await execution.starter.start(unit, lambda: _work(execution, unit))
+
+
+async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
+    run = execution.run
+    ctx = StepContext(
+        run_id=run.run_id,
+        step_id=unit.step_id,
+        step=run.chain.steps[unit.step_id],
+        chain_file=run.chain_file,
+        store=run.store,
+        clock=run.clock,
+        settings=run.settings,
+        providers=run.providers,
+        collections=run.collections,
+        report=execution.report,
+    )
+    scopes = Scopes(store=run.store, run_id=run.run_id, graph=run.graph, once=run.once, rows=run.rows)
+    stopping = Stopping(execution.stop.asked, lambda: _row_failed(execution))
+    total = len(unit.rows) if unit.rows is not None else 1
+    execution.report(Progress(unit.step_id, "started", total=total))
+    if unit.rows is None:
+        counts = await run_once(ctx, scopes, stopping)
+    else:
+        counts = await run_shard(ctx, scopes, unit.rows, stopping)
+    execution.report(Progress(unit.step_id, "ended", text=unit.title, done=counts.statuses.total(), total=total))
+    return counts
+
+
+def _row_failed(execution: _Execution) -> None:
+    if execution.run.chain.on_error == "fail":
+        execution.stop.failed = True
+        execution.stop.reason = execution.stop.reason or "a row failed and the chain says `on_error: fail`"
+
+
+async def _run_step(execution: _Execution, step_id: str) -> None:
+    """Watch a step's units: write its row when the first begins and when the last has ended."""
+    run = execution.run
+    started = run.clock.now()
+    counts = await asyncio.gather(*execution.units[step_id])
+    total: Counter[str] = Counter()
+    for shard in counts:
+        total += shard.statuses
+    status = _step_status(total, stopped=execution.stop.asked())
+    extra = {"reused": sum(shard.reused for shard in counts), "resumed": sum(shard.resumed for shard in counts)}
+    await run.store.aput(
+        _step_row(run, step_id, status, started=started, finished=run.clock.now(), counts={**total, **extra})
+    )
+    await execution.starter.step_ended(run, step_id, status)
+
+
+def _step_status(total: Counter[str], *, stopped: bool) -> str:
+    if total["failed"] or total["blocked"]:
+        return "failed"
+    if stopped and not total["ok"]:
+        return "cancelled"
+    return "ok" if total["ok"] else "skipped"
+
+
+def _write_steps(run: PreparedRun) -> None:
+    run.store.put(*(_step_row(run, step_id, "waiting") for step_id in run.graph.order))
+
+
+def _step_row(
+    run: PreparedRun,
+    step_id: str,
+    status: str,
+    *,
+    started: float | None = None,
+    finished: float | None = None,
+    counts: dict[str, int] | None = None,
+) -> StepRow:
+    step = run.chain.steps[step_id]
+    return StepRow(
+        run_id=run.run_id,
+        id=step_id,
+        kind=kind_of(step),
+        once=step_id in run.once,
+        status=status,
+        started_at=started,
+        finished_at=finished,
+        spec=step.model_dump_json(exclude_defaults=True).encode(),
+        counts=json.dumps(counts or {}).encode(),
+    )
+
+
+def _status(execution: _Execution) -> str:
+    """Decide how the run ended, by the chain's `on_error` and `max_failed_rows`."""
+    run = execution.run
+    if execution.stop.by_user:
+        return "cancelled"
+    if execution.stop.failed:
+        return "failed"
+    failed_rows = {
+        record.row
+        for record in run.store.records(run.run_id, statuses=("failed", "blocked"), payloads=False)
+        if record.row >= 0
+    }
+    once_failed = any(
+        run.store.counts(run.run_id).get(step_id, {}).get("failed") for step_id in run.once
+    )
+    if once_failed or (run.chain.on_error != "skip" and len(failed_rows) > run.chain.max_failed_rows):
+        return "failed"
+    return "ok"
+
+
+def _close(execution: _Execution, status: str) -> dict[str, Any]:
+    from flows.outputs import run_outputs
+
+    run = execution.run
+    run.store.close_lost(run.run_id, status)
+    row = run.store.run(run.run_id)
+    assert isinstance(row, RunRow)  # written by prepare
+    result = {
+        "run_id": run.run_id,
+        "status": status,
+        "rows": len(run.rows),
+        "counts": run.store.counts(run.run_id),
+        "cost_micro": _cost(run),
+        "outputs": run_outputs(run, 0) if len(run.rows) == 1 else None,
+    }
+    encoded = json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    run.store.put(replace(row, status=status, finished_at=run.clock.now(), result=encoded))
+    return result
+
+
+def _cost(run: PreparedRun) -> int | None:
+    """Sum the run's cost in micro-dollars; None where any call's cost is unknown."""
+    total = 0
+    for record in run.store.records(run.run_id, payloads=False):
+        if record.attempts and record.cost_micro is None:
+            return None
+        total += record.cost_micro or 0
+    return total
+
+
+def _on_signals(execution: _Execution, group: list[asyncio.Task[None]]) -> Callable[[], None]:
+    """Let the first SIGINT or SIGTERM stop new rows and give calls in flight their grace; the second cancels."""
+    loop = asyncio.get_running_loop()
+    units = [task for tasks in execution.units.values() for task in tasks]
+
+    def cancel() -> None:
+        for task in [*units, *group]:
+            task.cancel()
+
+    def stop() -> None:
+        if execution.stop.by_user:
+            cancel()
+            return
+        execution.stop.reason, execution.stop.by_user = "Ctrl-C", True
+        execution.report(Progress("", "message", text="Stopping: no new calls; press Ctrl-C again to drop those in flight."))
+        loop.call_later(GRACE_SECONDS, cancel)
+
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in old:
+            loop.add_signal_handler(number, stop)
+    except (ValueError, NotImplementedError, RuntimeError):
+        return lambda: None  # not the main thread: whoever owns the signals cancels this task instead
+
+    def restore() -> None:
+        for number, handler in old.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+    return restore
+
+
+def describe(error: BaseException) -> str:
+    """Return one line about an error for logs."""
+    return str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,137 @@
+"""Finds a Prefect API, or starts one for the length of a run.
+
+Owns the choice: `PREFECT_API_URL`, else a server on Prefect's usual port, else one of our own with Prefect's
+usual home, so that its runs are there when the user opens the UI later. Imports nothing of Prefect: a
+server takes 4 to 18 s to come up, and it is started before the slow imports and awaited after them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chains.clock import Clock
+from chains.errors import EnvironmentLacks
+
+USUAL_URL = "http://127.0.0.1:4200/api"
+START_LIMIT_SECONDS = 90.0
+
+
+@dataclass(slots=True)
+class PrefectApi:
+    """An API to use: `url`, and the process behind it where it is ours."""
+
+    url: str
+    process: subprocess.Popen[bytes] | None = None
+    log: Path | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process started the server."""
+        return self.process is not None
+
+    def wait(self, say: Callable[[str], None]) -> None:
+        """Return when the API answers, and point Prefect at it. Raises EnvironmentLacks when it does not come up."""
+        clock = Clock()
+        begun, told = clock.monotonic(), False
+        while not _answers(self.url):
+            waited = clock.monotonic() - begun
+            if self.process is None or self.process.poll() is not None or waited > START_LIMIT_SECONDS:
+                raise EnvironmentLacks(f"no Prefect API answers at {self.url}.", hint=self._hint())
+            if not told:
+                say("Waiting for a Prefect server (it takes 5 to 20 s; `prefect server start` keeps one running).")
+                told = True
+            _pause()
+        os.environ["PREFECT_API_URL"] = self.url
+
+    def stop(self) -> None:
+        """Stop the server if it is ours."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+    def _hint(self) -> str:
+        if self.log is not None:
+            return f"Its log is {str(self.log)!r}. `--direct` runs without Prefect."
+        return "Start it, unset PREFECT_API_URL, or run with --direct."
+
+
+def find_or_start(folder: Path) -> PrefectApi:
+    """Return the API to use; a server of our own logs to `folder` and is not awaited here."""
+    configured = _configured_url()
+    if configured:
+        return PrefectApi(configured)
+    if _answers(USUAL_URL):
+        return PrefectApi(USUAL_URL)
+    port = _free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "prefect-server.log"
+    environment = os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C in the terminal stops the run first; the run then stops the server
+        )
+    return PrefectApi(f"http://127.0.0.1:{port}/api", process, log)
+
+
+def running_api() -> str | None:
+    """Return the address of an API that answers now, or None."""
+    configured = _configured_url()
+    for url in (configured,) if configured else (USUAL_URL,):
+        if _answers(url):
+            return url
+    return None
+
+
+def _configured_url() -> str | None:
+    """Return the API that the environment or the active Prefect profile names."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    profiles = home / "profiles.toml"
+    if not profiles.exists():
+        return None
+    import tomllib
+
+    content: dict[str, Any] = tomllib.loads(profiles.read_text())
+    name = os.environ.get("PREFECT_PROFILE", content.get("active", ""))
+    url = content.get("profiles", {}).get(name, {}).get("PREFECT_API_URL")
+    return str(url) if url else None
+
+
+def _answers(url: str) -> bool:
+    """Whether a Prefect API answers at `url` (its version is a JSON string)."""
+    try:
+        with urllib.request.urlopen(f"{url}/admin/version", timeout=2) as reply:
+            return isinstance(json.loads(reply.read()), str)
+    except (OSError, ValueError, urllib.error.URLError):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _pause() -> None:
+    import time
+
+    time.sleep(0.1)

@@ -1,0 +1,161 @@
+"""The Prefect flow `run-chain`: a run as people see it in the Prefect UI.
+
+Owns how a run maps onto Prefect: one flow run, one task run per (step, shard), one artifact per step, tags
+and names. Only ids and counts pass through Prefect; payloads stay in the store.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.states import Cancelled
+
+from chains.errors import StepFailed
+from chains.settings import get_settings
+from chains.store import open_store
+from flows.artifacts import leave_artifact
+from flows.executor import Unit, Work, execute
+from flows.prepared import PreparedRun, RunRequest, note_flow_run, prepare
+from flows.progress import Report, ignore
+from tasks.rows import ShardCounts
+
+_HANDED_OVER: dict[str, tuple[PreparedRun, Report]] = {}
+"""Runs that the command line of this process has already checked and opened, by run id."""
+
+
+class RowsFailed(StepFailed):
+    """Some rows of a shard failed; the rows that did not are in the store."""
+
+
+def hand_over(run: PreparedRun, report: Report) -> None:
+    """Let the next `run_chain(..., run_id=run.run_id)` of this process use a run that is already prepared."""
+    _HANDED_OVER[run.run_id] = (run, report)
+
+
+def _flow_run_name() -> str:
+    parameters = flow_run.parameters
+    name = str(parameters.get("chain", "chain")).removesuffix("/chain.yaml").rpartition("/")[2]
+    name = name.removesuffix(".yaml").removesuffix(".yml")
+    data = parameters.get("data")
+    return f"{name} · {str(data).rpartition('/')[2]}" if data else name
+
+
+def _is_infrastructure(_task: Any, _run: Any, state: Any) -> bool:
+    """Let Prefect retry what the store or the machine did, never rows whose attempts are used up."""
+    try:
+        state.result()
+    except RowsFailed:
+        return False
+    except Exception:  # noqa: BLE001 - any other failure of the task body is worth a second try
+        return True
+    return False
+
+
+class PrefectStarter:
+    """Starts each unit as one task run, named by kind, with retries that re-do only what is missing."""
+
+    def __init__(self, run: PreparedRun) -> None:
+        self._run = run
+
+    async def start(self, unit: Unit, work: Work) -> ShardCounts:
+        """Run `work` inside a Prefect task; failed rows make a failed task run but no exception here."""
+        kept: list[ShardCounts] = []
+
+        async def run_unit(run_id: str, step: str, rows: str) -> dict[str, int]:
+            counts = await work()
+            kept.append(counts)
+            get_run_logger().info("%s · %s: %s", step, rows, _counted(counts))
+            if counts.failed:
+                raise RowsFailed(f"{counts.failed} rows failed. {counts.first_error or ''}".strip())
+            return dict(counts.statuses)
+
+        unit_task = task(
+            run_unit,
+            name=unit.kind,
+            task_run_name=unit.title,
+            retries=1,
+            retry_delay_seconds=1,
+            retry_condition_fn=_is_infrastructure,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            tags=[f"step:{unit.step_id}"],
+        )
+        rows = unit.title.partition(" · ")[2]
+        state = await unit_task(self._run.run_id, unit.step_id, rows, return_state=True)
+        if not kept:
+            await state.aresult()  # the body never came to its end: raise what stopped it
+        return kept[-1]
+
+    async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
+        """Leave the step's artifact."""
+        await leave_artifact(run, step_id, status)
+
+
+def _counted(counts: ShardCounts) -> str:
+    line = ", ".join(f"{number} {status}" for status, number in sorted(counts.statuses.items())) or "nothing to do"
+    notes = [f"{counts.reused} reused"] * bool(counts.reused) + [f"{counts.resumed} resumed"] * bool(counts.resumed)
+    return f"{line} ({', '.join(notes)})" if notes else line
+
+
+@flow(name="run-chain", flow_run_name=_flow_run_name, retries=0, log_prints=True, persist_result=False)
+async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the Prefect UI
+    chain: str,
+    inputs: dict[str, Any] | None = None,
+    data: str | None = None,
+    map: dict[str, str] | None = None,  # noqa: A002 - the word of the command line
+    models: list[str] | None = None,
+    base_url: str | None = None,
+    skip_bad: bool = False,
+    limit: int | None = None,
+    store: str | None = None,
+    resume: str | None = None,
+    run_id: str | None = None,
+) -> dict[str, Any]:
+    """Run a chain over one row (`inputs`) or a data set (`data`).
+
+    `chain` is a file or the name of a shipped chain; `map` names columns for inputs; `resume` finishes an
+    earlier run. Returns `{run_id, status, rows, counts, cost_micro, outputs}`; outputs only for a single row.
+    """
+    flow_run_id = str(flow_run.id)
+    prepared, report = _HANDED_OVER.pop(run_id or "", (None, ignore))
+    opened = None
+    if prepared is None:
+        request = RunRequest(
+            chain=chain,
+            inputs=inputs or {},
+            data=data,
+            mapping=map or {},
+            models=tuple(models or ()),
+            base_url=base_url,
+            skip_bad=skip_bad,
+            limit=limit,
+        )
+        settings = get_settings()
+        opened = open_store(store or settings.store)
+        prepared = prepare(request, store=opened, settings=settings, resume=resume)
+    try:
+        note_flow_run(prepared, flow_run_id)
+        await _tag_flow_run(flow_run_id, prepared)
+        result = await execute(prepared, PrefectStarter(prepared), report)
+    finally:
+        if opened is not None:
+            opened.close()
+    get_run_logger().info("run %s: %s", result["run_id"], result["status"])
+    if result["status"] == "cancelled":
+        return Cancelled(message=f"run {result['run_id']} was stopped; resume it to finish")  # type: ignore[return-value]  # Prefect takes states
+    if result["status"] == "failed":
+        raise RowsFailed(f"run {result['run_id']} failed; see its steps' artifacts, or `headrace show {result['run_id']}`")
+    return result
+
+
+async def _tag_flow_run(flow_run_id: str, run: PreparedRun) -> None:
+    """Tag the flow run with its chain, so that the UI can filter by it."""
+    async with get_client() as client:
+        current = await client.read_flow_run(UUID(flow_run_id))
+        tags = {*current.tags, f"chain:{run.chain.chain}", f"run:{run.run_id}"}
+        await client.update_flow_run(UUID(flow_run_id), tags=sorted(tags))
