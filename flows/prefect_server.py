@@ -53,6 +53,31 @@ class PrefectApi:
             _pause()
         os.environ["PREFECT_API_URL"] = self.url
 
+    def settle(self, flow_run_id: str | None, limit: float = 10.0) -> None:
+        """Wait until the server has digested the task runs of a flow run that has ended; it lags by events."""
+        clock = Clock()
+        begun = clock.monotonic()
+        while flow_run_id and clock.monotonic() - begun < limit:
+            if not self._count_open_tasks(flow_run_id):
+                return
+            _pause()
+
+    def _count_open_tasks(self, flow_run_id: str) -> int:
+        body = {
+            "flow_runs": {"id": {"any_": [flow_run_id]}},
+            "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}},
+        }
+        request = urllib.request.Request(
+            f"{self.url}/task_runs/count",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5) as reply:
+                return int(reply.read())
+        except (OSError, ValueError):
+            return 0
+
     def stop(self) -> None:
         """Stop the server if it is ours."""
         if self.process is not None and self.process.poll() is None:

@@ -1,0 +1,127 @@
+"""`headrace doctor`: what is installed here, what can be reached, and what is missing for which use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from flows.cli.check import JsonOption, StoreOption
+
+PACKAGES = (
+    "prefect", "fastapi", "torch", "transformers", "peft", "sentence-transformers", "qdrant-client", "qdrant-edge-py", "openai", "aiohttp", "pydantic",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `lacks` stops runs; `note` limits some of them."""
+
+    what: str
+    state: Literal["ok", "note", "lacks"]
+    text: str
+
+
+def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Look at this machine: packages, devices, Prefect, the store, keys (present or absent, never their values)."""
+    from chains.settings import get_settings
+
+    found = [
+        Finding("python", "ok", sys.version.split()[0]),
+        *_packages(),
+        _device(),
+        _embedder(),
+        _starter(),
+        _prefect(),
+        _store(Path(store or get_settings().store)),
+        _key("OPENAI_API_KEY"),
+    ]
+    if as_json:
+        from flows.cli.text import print_json
+
+        print_json([asdict(finding) for finding in found])
+    else:
+        from flows.cli.text import safe
+
+        marks = {"ok": "ok   ", "note": "note ", "lacks": "LACKS"}
+        for finding in found:
+            print(f"{marks[finding.state]}  {finding.what:<22} {safe(finding.text)}")
+    if any(finding.state == "lacks" for finding in found):
+        raise typer.Exit(3)
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(Finding(name, "ok", metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append(Finding(name, "lacks", "not installed; run `pip install -c constraints.txt .`"))
+    return found
+
+
+def _device() -> Finding:
+    try:
+        import torch
+    except ImportError:
+        return Finding("device", "lacks", "torch cannot be imported")
+    if torch.cuda.is_available():
+        return Finding("device", "ok", f"CUDA: {torch.cuda.get_device_name(0)}")
+    if torch.backends.mps.is_available():
+        return Finding("device", "ok", "Apple MPS")
+    return Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads; no GPU was found")
+
+
+def _embedder() -> Finding:
+    from chains.errors import EnvironmentLacks
+    from tasks.providers.local import locate
+
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    try:
+        return Finding("embedder MiniLM", "ok", str(locate(name)))
+    except EnvironmentLacks as lacking:
+        return Finding("embedder MiniLM", "note", str(lacking))
+
+
+def _starter() -> Finding:
+    from chains.errors import EnvironmentLacks
+    from tasks.providers.starter import starter_folder
+
+    try:
+        return Finding("starter model", "ok", str(starter_folder()))
+    except EnvironmentLacks as lacking:
+        return Finding("starter model", "lacks", str(lacking))
+
+
+def _prefect() -> Finding:
+    from flows.prefect_server import running_api
+
+    url = running_api()
+    if url:
+        return Finding("Prefect API", "ok", url)
+    if configured := os.environ.get("PREFECT_API_URL"):
+        return Finding("Prefect API", "lacks", f"PREFECT_API_URL is {configured}, and nothing answers there")
+    return Finding("Prefect API", "note", "none is running: each run starts its own (5 to 20 s), or use --direct")
+
+
+def _store(folder: Path) -> Finding:
+    if not folder.exists():
+        parent = folder.resolve().parent
+        writable = os.access(parent, os.W_OK)
+        return Finding("store", "ok" if writable else "lacks", f"{folder} (made by the first run)" if writable else f"{parent} cannot be written to")
+    if not os.access(folder, os.W_OK):
+        return Finding("store", "lacks", f"{folder} cannot be written to")
+    import shutil
+
+    return Finding("store", "ok", f"{folder}, {shutil.disk_usage(folder).free / 1e9:.0f} GB free")
+
+
+def _key(name: str) -> Finding:
+    if os.environ.get(name):
+        return Finding(name, "ok", "present")
+    return Finding(name, "note", "absent; only models of provider openai without another key need it")
