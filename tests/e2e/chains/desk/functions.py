@@ -1,0 +1,2 @@
+def shout(text: str, intent: str) -> str:
+    return f"[{intent}] {text.upper()}"

@@ -1,0 +1,155 @@
+"""Whole runs: the command line in its own process, a real Prefect server, a real OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from servers.launch import Running, start  # noqa: E402
+
+CHAINS = Path(__file__).parent / "chains"
+WORDS = ("refund", "delivery", "question")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Desk:
+    """A copy of the chain `desk`, a store and an endpoint of its own."""
+
+    folder: Path
+    server: Running
+    environment: dict[str, str]
+
+    @property
+    def chain(self) -> Path:
+        return self.folder / "desk" / "chain.yaml"
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    def tickets(self, count: int = 20) -> Path:
+        path = self.folder / "tickets.jsonl"
+        rows = [
+            {"ticket": f"Ticket {n}: about my {WORDS[n % 3]}, please.", "intent": WORDS[n % 3]} for n in range(count)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
+
+    def headrace(self, *arguments: str) -> Finished:
+        done = subprocess.run(
+            self.command(*arguments),
+            capture_output=True,
+            cwd=self.folder,
+            env=self.environment,
+            timeout=150,
+            stdin=subprocess.DEVNULL,
+        )
+        return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def sent(self) -> int:
+        return len([line for line in self.server.ledger() if line["path"].endswith("/chat/completions")])
+
+
+@pytest.fixture
+def make_desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+    servers: list[Running] = []
+
+    def make(*script: dict[str, Any], **options: Any) -> Desk:
+        shutil.copytree(CHAINS / "desk", tmp_path / "desk")
+        server = start(tmp_path, script, **options)
+        servers.append(server)
+        chain = tmp_path / "desk" / "chain.yaml"
+        chain.write_text(chain.read_text().replace("http://127.0.0.1:1/v1", server.url))
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "OPENAI_"))}
+        environment |= {
+            "HEADRACE_STORE": str(tmp_path / "store"),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+        }
+        return Desk(tmp_path, server, environment)
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def desk(make_desk: Callable[..., Desk]) -> Desk:
+    return make_desk()
+
+
+@pytest.fixture(scope="session")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server on a database of its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    log = (home / "server.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        _wait(url, process)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        log.close()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(900):
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except OSError:
+            assert process.poll() is None, "the Prefect server ended"
+            time.sleep(0.05)
+    raise AssertionError("the Prefect server did not come up")
+

@@ -1,0 +1,76 @@
+"""Runs through a real Prefect server, looked at over its API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from servers.prefect_api import artifacts, flow_run, task_runs
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def prefect_desk(make_desk: Callable, prefect_url: str):
+    def make(*script, **options):
+        desk = make_desk(*script, **options)
+        desk.environment["PREFECT_API_URL"] = prefect_url
+        return desk
+
+    return make
+
+
+def settled_task_runs(url: str, flow_run_id: str) -> list[dict]:
+    """The server digests task-run events after the run; wait until it has."""
+    for _ in range(100):
+        found = task_runs(url, flow_run_id)
+        if found and all(run["state_type"] not in ("PENDING", "RUNNING", "SCHEDULED") for run in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError("the task runs did not settle")
+
+
+def test_a_single_run_shows_one_task_run_and_one_artifact_per_step(prefect_desk, prefect_url: str) -> None:
+    desk = prefect_desk()
+    done = desk.headrace("run", str(desk.chain), "-i", "ticket=my refund", "--json")
+    assert done.code == 0, done.err
+    run = flow_run(prefect_url, done.json()["run_id"])
+    assert run["name"] == "desk"
+    assert "chain:desk" in run["tags"]
+    assert run["state_type"] == "COMPLETED"
+    names = sorted(task["name"] for task in settled_task_runs(prefect_url, run["id"]))
+    assert names == ["reply · row 0", "score · once", "shout · row 0", "triage · row 0"]
+    found = {artifact["key"]: artifact["data"] for artifact in artifacts(prefect_url, run["id"])}
+    assert set(found) == {"desk-triage", "desk-shout", "desk-reply", "desk-score"}
+    assert "Which intent has this ticket" in found["desk-triage"] and "### response" in found["desk-triage"]
+
+
+def test_a_batch_shows_a_table_and_failed_rows_make_the_flow_run_fail(prefect_desk, prefect_url: str) -> None:
+    desk = prefect_desk({"contains": "Ticket 3:", "status": 400})
+    done = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(6)), "--json")
+    assert done.code == 1, done.err
+    run = flow_run(prefect_url, done.json()["run_id"])
+    assert run["state_type"] == "FAILED"
+    states = {task["name"]: task["state_type"] for task in settled_task_runs(prefect_url, run["id"])}
+    assert states["triage · rows 0-5"] == "FAILED"
+    table = {artifact["key"]: artifact["data"] for artifact in artifacts(prefect_url, run["id"])}["desk-triage"]
+    assert "### Slowest rows" in table and "### Failed rows" in table
+    # Two requests per row, but the refused row has one and its reply none: Prefect's retries repeat nothing.
+    assert desk.sent() == 11
+
+
+def test_an_api_that_does_not_answer_exits_3_and_names_it(desk) -> None:
+    desk.environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    done = desk.headrace("run", str(desk.chain), "-i", "ticket=x")
+    assert done.code == 3
+    assert "http://127.0.0.1:9/api" in done.err and "--direct" in done.err
+    assert desk.sent() == 0
+
+
+@pytest.mark.slow
+def test_without_a_server_a_run_brings_its_own_and_leaves_its_records_behind(desk) -> None:
+    done = desk.headrace("run", str(desk.chain), "-i", "ticket=my refund", "--json")
+    assert done.code == 0, done.err
+    assert "Waiting for a Prefect server" in done.err
+    assert (desk.folder / "prefect" / "prefect.db").exists()
