@@ -25,6 +25,7 @@ x HeadraceError
     - CollectionMismatch      vectors that do not fit a collection
     - CollectionBusy          an embedded collection is open in another process
     - StoreDamaged            a blob or row that does not match its hash
+    - StoreConflict           a row or folder that contradicts what is there already
     - StoreVersion            a store written by a newer Headrace
     - Cancelled               the run was stopped
 
@@ -33,14 +34,24 @@ Every class is `Transient` or `Terminal`: the retry policy is a type, never a ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class HeadraceError(Exception):
     """Anything that goes wrong in a way a user can act on.
 
-    `message` says what happened and where; `hint` says what to do.
+    `message` says what happened and where; `hint` says what to do. Where a step's work raises it, the other
+    attributes carry what the failed record keeps: the values that the step read, the messages that it sent,
+    what it had measured, its rows' own records, and how each attempt ended.
     """
+
+    inputs: Mapping[str, Any] | None = None
+    messages: list[dict[str, str]] | None = None
+    output: dict[str, Any] | None = None
+    row_records: Sequence[Any] = ()
+    history: Sequence[str] = ()
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -178,6 +189,10 @@ class CollectionBusy(Terminal):
 
 class StoreDamaged(Terminal):
     """What the store holds does not match its hash."""
+
+
+class StoreConflict(Terminal):
+    """A row whose parent is unknown or whose place is taken, or a folder that holds something else."""
 
 
 class StoreVersion(Terminal):
