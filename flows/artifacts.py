@@ -31,7 +31,7 @@ async def leave_artifact(run: PreparedRun, step_id: str, status: str) -> None:
 
 
 def step_markdown(run: PreparedRun, step_id: str, status: str) -> str:
-    """Return a step's page: the whole record for one, a table of counts with slowest and failed rows for many."""
+    """Return a step's page: the whole record for one row, a table for many."""
     single = step_id in run.once or len(run.rows) == 1
     heading = f"## {step_id} · {status}\n"
     if single:
@@ -62,7 +62,9 @@ def _many_markdown(run: PreparedRun, step_id: str, records: Sequence[RecordRow])
     cost = counts.get("cost_micro")
     facts = {
         "rows": len(records),
-        **{name: counts.get(name, 0) for name in ("ok", "failed", "blocked", "skipped", "reused", "attempts")},
+        **{
+            name: counts.get(name, 0) for name in ("ok", "failed", "blocked", "skipped", "reused", "attempts")
+        },
         "tokens in": counts.get("tokens_in", 0),
         "tokens out": counts.get("tokens_out", 0),
         "cost": "unknown" if cost is None else f"${cost / 1e6:.4f}",
@@ -80,7 +82,11 @@ def _many_markdown(run: PreparedRun, step_id: str, records: Sequence[RecordRow])
 
 
 def _facts(record: RecordRow) -> str:
-    facts: dict[str, Any] = {"status": record.status, "seconds": f"{_seconds(record):.2f}", "attempts": record.attempts}
+    facts: dict[str, Any] = {
+        "status": record.status,
+        "seconds": f"{_seconds(record):.2f}",
+        "attempts": record.attempts,
+    }
     if record.tokens_in is not None or record.tokens_out is not None:
         facts |= {"tokens in": record.tokens_in, "tokens out": record.tokens_out}
     if record.reused_from:
@@ -126,7 +132,9 @@ def _cell(value: Any) -> str:
 
 def _fence(text: str, language: str = "") -> str:
     """Return a code block that nothing inside can end."""
-    cut = text if len(text) <= LONGEST_BLOCK else text[:LONGEST_BLOCK] + f"\n… {len(text) - LONGEST_BLOCK} more"
+    cut = (
+        text if len(text) <= LONGEST_BLOCK else text[:LONGEST_BLOCK] + f"\n… {len(text) - LONGEST_BLOCK} more"
+    )
     fence = "```"
     while fence in cut:
         fence += "`"

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from chains.errors import HeadraceError
 from chains.spec import kind_of
 from chains.store import RunRow, StepRow
 from flows.prepared import PreparedRun
@@ -97,31 +96,25 @@ async def execute(
 ) -> dict[str, Any]:
     """Run every step and return `{run_id, status, rows, counts, cost, outputs}` as a small dict.
 
-    Never raises for failed rows or a stop by the user: the status says so. An unexpected error of the
-    program itself is raised after the run is closed as `failed`.
+    Never raises for failed rows or a stop by the user: the status says so. A cancellation from outside and
+    an unexpected error of the program itself are raised after the run is closed.
     """
     execution = _Execution(run, starter, report, Stop())
     _write_steps(run)
-    crashed: BaseException | None = None
     try:
         await _run_units(execution)
-    except asyncio.CancelledError as cancelled:
-        execution.stop.reason, execution.stop.by_user = "cancelled", True
-        crashed = cancelled if not execution.stop.failed else None
+    except asyncio.CancelledError:
+        if execution.stop.by_user:  # the grace is over, or Ctrl-C came twice
+            return _close(execution, "cancelled")
+        _close(execution, "cancelled")
+        raise
     except Exception:
         _close(execution, "failed")
         raise
     finally:
         await run.providers.aclose()
         await run.collections.aclose()
-    result = _close(execution, _status(execution))
-    if crashed is not None and not _handles_signals(execution):
-        raise crashed
-    return result
-
-
-def _handles_signals(execution: _Execution) -> bool:
-    return execution.stop.by_user and execution.stop.reason == "Ctrl-C"
+    return _close(execution, _status(execution))
 
 
 async def _run_units(execution: _Execution) -> None:
@@ -187,7 +180,9 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         counts = await run_once(ctx, scopes, stopping)
     else:
         counts = await run_shard(ctx, scopes, unit.rows, stopping)
-    execution.report(Progress(unit.step_id, "ended", text=unit.title, done=counts.statuses.total(), total=total))
+    execution.report(
+        Progress(unit.step_id, "ended", text=unit.title, done=counts.statuses.total(), total=total)
+    )
     return counts
 
 
@@ -206,7 +201,10 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
     for shard in counts:
         total += shard.statuses
     status = _step_status(total, stopped=execution.stop.asked())
-    extra = {"reused": sum(shard.reused for shard in counts), "resumed": sum(shard.resumed for shard in counts)}
+    extra = {
+        "reused": sum(shard.reused for shard in counts),
+        "resumed": sum(shard.resumed for shard in counts),
+    }
     await run.store.aput(
         _step_row(run, step_id, status, started=started, finished=run.clock.now(), counts={**total, **extra})
     )
@@ -260,9 +258,7 @@ def _status(execution: _Execution) -> str:
         for record in run.store.records(run.run_id, statuses=("failed", "blocked"), payloads=False)
         if record.row >= 0
     }
-    once_failed = any(
-        run.store.counts(run.run_id).get(step_id, {}).get("failed") for step_id in run.once
-    )
+    once_failed = any(run.store.counts(run.run_id).get(step_id, {}).get("failed") for step_id in run.once)
     if once_failed or (run.chain.on_error != "skip" and len(failed_rows) > run.chain.max_failed_rows):
         return "failed"
     return "ok"
@@ -299,7 +295,7 @@ def _cost(run: PreparedRun) -> int | None:
 
 
 def _on_signals(execution: _Execution, group: list[asyncio.Task[None]]) -> Callable[[], None]:
-    """Let the first SIGINT or SIGTERM stop new rows and give calls in flight their grace; the second cancels."""
+    """Let the first SIGINT or SIGTERM stop new rows, with a grace for calls in flight; the second cancels."""
     loop = asyncio.get_running_loop()
     units = [task for tasks in execution.units.values() for task in tasks]
 
@@ -312,7 +308,11 @@ def _on_signals(execution: _Execution, group: list[asyncio.Task[None]]) -> Calla
             cancel()
             return
         execution.stop.reason, execution.stop.by_user = "Ctrl-C", True
-        execution.report(Progress("", "message", text="Stopping: no new calls; press Ctrl-C again to drop those in flight."))
+        execution.report(
+            Progress(
+                "", "message", text="Stopping: no new calls; press Ctrl-C again to drop those in flight."
+            )
+        )
         loop.call_later(GRACE_SECONDS, cancel)
 
     old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -328,8 +328,3 @@ def _on_signals(execution: _Execution, group: list[asyncio.Task[None]]) -> Calla
             signal.signal(number, handler)
 
     return restore
-
-
-def describe(error: BaseException) -> str:
-    """Return one line about an error for logs."""
-    return str(error) if isinstance(error, HeadraceError) else f"{type(error).__name__}: {error}"

@@ -29,7 +29,9 @@ def every_row(run: PreparedRun) -> Iterator[dict[str, Any]]:
     for row in range(len(run.rows)):
         records = [r for r in run.store.records(run.run_id, rows=range(row, row + 1)) if r.row == row]
         errors = {
-            r.step: json.loads(r.error or b"{}").get("message") for r in records if r.status in ("failed", "blocked")
+            r.step: json.loads(r.error or b"{}").get("message")
+            for r in records
+            if r.status in ("failed", "blocked")
         }
         status = "failed" if errors else "ok"
         yield {"row": row, "status": status, "outputs": run_outputs(run, row), "errors": errors}

@@ -40,7 +40,7 @@ class PrefectApi:
         return self.process is not None
 
     def wait(self, say: Callable[[str], None]) -> None:
-        """Return when the API answers, and point Prefect at it. Raises EnvironmentLacks when it does not come up."""
+        """Return when the API answers, and point Prefect at it. Raises EnvironmentLacks when none does."""
         clock = Clock()
         begun, told = clock.monotonic(), False
         while not _answers(self.url):
@@ -48,13 +48,15 @@ class PrefectApi:
             if self.process is None or self.process.poll() is not None or waited > START_LIMIT_SECONDS:
                 raise EnvironmentLacks(f"no Prefect API answers at {self.url}.", hint=self._hint())
             if not told:
-                say("Waiting for a Prefect server (it takes 5 to 20 s; `prefect server start` keeps one running).")
+                say(
+                    "Waiting for a Prefect server (it takes 5 to 20 s; `prefect server start` keeps one running)."
+                )
                 told = True
             _pause()
         os.environ["PREFECT_API_URL"] = self.url
 
     def settle(self, flow_run_id: str | None, limit: float = 10.0) -> None:
-        """Wait until the server has digested the task runs of a flow run that has ended; it lags by events."""
+        """Wait until the server has digested the task runs of an ended flow run; it lags by events."""
         clock = Clock()
         begun = clock.monotonic()
         while flow_run_id and clock.monotonic() - begun < limit:
@@ -103,7 +105,10 @@ def find_or_start(folder: Path) -> PrefectApi:
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "prefect-server.log"
-    environment = os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}
+    environment = os.environ | {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+    }
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
@@ -111,7 +116,7 @@ def find_or_start(folder: Path) -> PrefectApi:
             stdout=sink,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # Ctrl-C in the terminal stops the run first; the run then stops the server
+            start_new_session=True,  # Ctrl-C stops the run first, and the run stops the server
         )
     return PrefectApi(f"http://127.0.0.1:{port}/api", process, log)
 

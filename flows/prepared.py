@@ -21,9 +21,10 @@ from tasks.scopes import RowSource
 
 if TYPE_CHECKING:
     from chains.data import Dataset
+    from chains.plan import Plan
+
     from chains.graph import Graph
     from chains.loading import ChainFile
-    from chains.plan import Plan
     from chains.settings import Settings
     from chains.store import RunRow, Store
     from tasks.collection import Collections
@@ -108,7 +109,9 @@ def prepare(
             f"the chain {str(chain_file.path)!r} has changed since run {earlier.id}.",
             hint="Start a new run; steps that did not change are reused from the store.",
         )
-    chain_file = replace(chain_file, chain=override_models(chain_file.chain, request.models, request.base_url))
+    chain_file = replace(
+        chain_file, chain=override_models(chain_file.chain, request.models, request.base_url)
+    )
     dataset = _open_data(request, earlier)
     rows, bad = bind_rows(chain_file.chain, request, dataset)
     refuse_per_row_inputs(chain_file, rows)
@@ -130,14 +133,16 @@ def prepare(
 
 
 def override_models(chain: Chain, models: tuple[str, ...], base_url: str | None) -> Chain:
-    """Apply `--model [NAME=]PROVIDER:MODEL` and `--base-url`; without a name the chain's default model changes."""
+    """Apply `--model [NAME=]PROVIDER:MODEL` and `--base-url`; without a name, to the default model."""
     changed: dict[str, Model] = dict(chain.models)
     for text in models:
         name, _, target = text.rpartition("=")
         name = name or chain.defaults.model or ""
         if name not in changed:
             raise InputInvalid(
-                f"--model {text!r}: the chain has no model {name!r}." if name else f"--model {text!r}: the chain has no default model.",
+                f"--model {text!r}: the chain has no model {name!r}."
+                if name
+                else f"--model {text!r}: the chain has no default model.",
                 hint=f"Name one of {', '.join(sorted(chain.models))}, as in --model NAME=openai:gpt-5-mini.",
             )
         changed[name] = _other_model(changed[name], target, base_url)
@@ -150,19 +155,29 @@ def _other_model(old: Model, target: str, base_url: str | None) -> Model:
     provider, _, model = target.partition(":")
     if provider not in ("openai", "local", "starter") or (provider != "starter" and not model):
         raise InputInvalid(
-            f"--model {target!r} names no model.", hint="Write openai:NAME, local:HUB_ID_OR_FOLDER or starter."
+            f"--model {target!r} names no model.",
+            hint="Write openai:NAME, local:HUB_ID_OR_FOLDER or starter.",
         )
     kept = {"max_tokens": old.max_tokens, "stop": old.stop, "seed": old.seed, "limits": old.limits}
     # A deterministic step stays so: the starter is greedy by default, an endpoint only when told.
-    temperature = old.temperature if old.temperature is not None else (0.0 if old.provider != "openai" else None)
+    temperature = (
+        old.temperature if old.temperature is not None else (0.0 if old.provider != "openai" else None)
+    )
     return Model.model_validate(
-        {"provider": provider, "model": model or None, "base_url": base_url, "temperature": temperature, **kept}
+        {
+            "provider": provider,
+            "model": model or None,
+            "base_url": base_url,
+            "temperature": temperature,
+            **kept,
+        }
     )
 
 
 def bind_rows(chain: Chain, request: RunRequest, dataset: Dataset | None) -> tuple[RowSource, list[str]]:
     """Give every row its typed inputs; also return what was wrong with the rows that were left out."""
     from chains.data import map_columns, validate_rows
+
     from chains.inputs import bind_inputs
 
     if dataset is None:
@@ -180,7 +195,9 @@ def bind_rows(chain: Chain, request: RunRequest, dataset: Dataset | None) -> tup
     bound = validate_rows(chain, dataset, mapping, skip_bad=request.skip_bad)
     kept = list(bound.rows) if request.limit is None else list(bound.rows)[: request.limit]
     if not kept:
-        raise InputInvalid(f"the data set {str(dataset.path)!r} has no rows to run.", hint="Give it at least one row.")
+        raise InputInvalid(
+            f"the data set {str(dataset.path)!r} has no rows to run.", hint="Give it at least one row."
+        )
     return (
         RowSource(
             shared=shared,
@@ -206,8 +223,8 @@ def refuse_per_row_inputs(chain_file: ChainFile, rows: RowSource) -> None:
             for found in references(source, bare=bare):
                 if found.root == "inputs" and found.path and found.path[0] in differing:
                     raise InputInvalid(
-                        f"step {step_id!r} runs once, but input {found.path[0]!r} comes from the data and differs "
-                        "between rows.",
+                        f"step {step_id!r} runs once, but input {found.path[0]!r} comes from the data and "
+                        "differs between rows.",
                         hint=f"Give one value for all rows: -i {found.path[0]}=...",
                     )
 
@@ -217,7 +234,9 @@ def _earlier(store: Store, resume: str | None) -> RunRow | None:
         return None
     earlier = store.run(resume)
     if earlier is None:
-        raise InputInvalid(f"there is no run {resume!r} in the store {str(store.path)!r}.", hint="See `headrace runs`.")
+        raise InputInvalid(
+            f"there is no run {resume!r} in the store {str(store.path)!r}.", hint="See `headrace runs`."
+        )
     return earlier
 
 
@@ -288,7 +307,7 @@ def _plan(chain_file: ChainFile, rows: RowSource, settings: Settings, store: Sto
     return make_plan(chain_file, rows=len(rows), inputs_sample=rows.inputs[0], settings=settings, store=store)
 
 
-def _open_run(  # noqa: PLR0913, PLR0917 - one row, each argument a part of it
+def _open_run(  # noqa: PLR0917 - one row, each argument a part of it
     store: Store,
     clock: Clock,
     chain_file: ChainFile,
@@ -301,7 +320,9 @@ def _open_run(  # noqa: PLR0913, PLR0917 - one row, each argument a part of it
 
     if earlier is not None:
         store.close_lost(earlier.id, "interrupted")
-        store.put(replace(earlier, status="running", finished_at=None, pid=os.getpid(), heartbeat_at=clock.now()))
+        store.put(
+            replace(earlier, status="running", finished_at=None, pid=os.getpid(), heartbeat_at=clock.now())
+        )
         return earlier.id
     files = {path: store.put_blob(content) for path, content in chain_file.files.items()}
     options = request.options() | {"chain": str(chain_file.path)}

@@ -88,7 +88,11 @@ class Monitor:
         step.tokens_in += progress.tokens_in
         step.tokens_out += progress.tokens_out
         step.cost_micro += progress.cost_micro or 0
-        if progress.cost_micro is None and not progress.reused and (progress.tokens_in or progress.tokens_out):
+        if (
+            progress.cost_micro is None
+            and not progress.reused
+            and (progress.tokens_in or progress.tokens_out)
+        ):
             step.cost_known = False
         if step.finished:
             step.ended, step.note = self.clock.monotonic(), ""

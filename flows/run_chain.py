@@ -97,8 +97,13 @@ class PrefectStarter:
 
 
 def _counted(counts: ShardCounts) -> str:
-    line = ", ".join(f"{number} {status}" for status, number in sorted(counts.statuses.items())) or "nothing to do"
-    notes = [f"{counts.reused} reused"] * bool(counts.reused) + [f"{counts.resumed} resumed"] * bool(counts.resumed)
+    line = (
+        ", ".join(f"{number} {status}" for status, number in sorted(counts.statuses.items()))
+        or "nothing to do"
+    )
+    notes = [f"{counts.reused} reused"] * bool(counts.reused) + [f"{counts.resumed} resumed"] * bool(
+        counts.resumed
+    )
     return f"{line} ({', '.join(notes)})" if notes else line
 
 
@@ -107,7 +112,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     chain: str,
     inputs: dict[str, Any] | None = None,
     data: str | None = None,
-    map: dict[str, str] | None = None,  # noqa: A002 - the word of the command line
+    map: dict[str, str] | None = None,
     models: list[str] | None = None,
     base_url: str | None = None,
     skip_bad: bool = False,
@@ -149,7 +154,9 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     if result["status"] == "cancelled":
         return Cancelled(message=f"run {result['run_id']} was stopped; resume it to finish")  # type: ignore[return-value]  # Prefect takes states
     if result["status"] == "failed":
-        raise RowsFailed(f"run {result['run_id']} failed; see its steps' artifacts, or `headrace show {result['run_id']}`")
+        raise RowsFailed(
+            f"run {result['run_id']} failed; see its steps' artifacts, or `headrace show {result['run_id']}`"
+        )
     return result
 
 

@@ -71,7 +71,8 @@ class RowJob:
     """One row's work for a row-wise kind. `scope` holds `inputs` and the upstream outputs (never `row`).
 
     `opening` is the row's record as `running`; it goes into the store in one transaction with the first
-    attempt's intent, so that an attempt never stands there without its record.
+    attempt's intent, so that an attempt never stands there without its record. `attempts_before` counts the
+    record's attempts so far, `attempts_granted` how many of them do not count against the bound.
     """
 
     row: int
@@ -79,6 +80,7 @@ class RowJob:
     scope: Mapping[str, Any]
     opening: RecordRow | None = None
     attempts_before: int = 0
+    attempts_granted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class OnceJob:
     rows: Callable[[], Sequence[RowView]]
     opening: RecordRow | None = None
     attempts_before: int = 0
+    attempts_granted: int = 0
 
 
 @dataclass(slots=True)
@@ -124,6 +127,7 @@ class RowResult:
     tokens_in: int | None = None
     tokens_out: int | None = None
     cost_micro: int | None = None
+    attempts: int = 0
     row_records: list[RowScore] = field(default_factory=list)
 
 

@@ -15,14 +15,24 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from chains.errors import Cancelled, HeadraceError, StepFailed
 from chains.keys import canonical
 from chains.spec import PromptStep, kind_of
 from chains.store import RecordRow
+from chains.store.rows import RecordStatus
 from chains.templates import evaluate
-from tasks.context import OnceJob, Progress, RowJob, RowResult, RowView, StepContext, StepSkipped
+from tasks.context import (
+    OnceJob,
+    Progress,
+    RowJob,
+    RowResult,
+    RowScore,
+    RowView,
+    StepContext,
+    StepSkipped,
+)
 from tasks.scopes import ONCE, RowScope, Scopes
 
 FINAL = frozenset({"ok", "skipped"})
@@ -62,7 +72,7 @@ async def run_shard(ctx: StepContext, scopes: Scopes, rows: range, stopping: Sto
         async with limit:
             if not stopping.asked():
                 await _run_row(ctx, found, before.get(found.row), counts)
-        if stopping.asked is not None and counts.statuses["failed"]:
+        if counts.statuses["failed"]:
             stopping.on_failure()
 
     pending = []
@@ -107,7 +117,9 @@ async def _run_row(
     try:
         verdict, reason = _verdict(ctx, found)
         if verdict == "run":
-            result = await _call_kind(ctx, found, opening, _attempts_before(ctx, earlier), views)
+            before, granted = _attempts_before(ctx, earlier)
+            job = RowJob(found.row, opening.id, found.scope, opening, before, granted)
+            result = await _call_kind(ctx, job, views)
         else:
             status, error = verdict, StepSkipped(reason)
     except StepSkipped as skipped:
@@ -116,13 +128,13 @@ async def _run_row(
         status, error = "cancelled", stopped
     except HeadraceError as failure:
         status, error = "failed", failure
-    closing = _closing(ctx, opening, result, status, error)
-    rows = [_score_record(ctx, score.row, score.output, score.status) for score in result.row_records] if result else []
-    await ctx.store.aput(closing, *rows)
+    closing = _closing(ctx, opening, (status, result, error))
+    scores = [_score_record(ctx, score) for score in result.row_records] if result else []
+    await ctx.store.aput(closing, *scores)
     _count(ctx, counts, closing, error)
 
 
-def _verdict(ctx: StepContext, found: RowScope) -> tuple[str, str]:
+def _verdict(ctx: StepContext, found: RowScope) -> tuple[RecordStatus | Literal["run"], str]:
     """Decide whether the step runs for this row; `when` is asked only where upstream allows it."""
     if found.verdict != "run":
         return found.verdict, found.reason
@@ -133,19 +145,17 @@ def _verdict(ctx: StepContext, found: RowScope) -> tuple[str, str]:
 
 
 async def _call_kind(
-    ctx: StepContext,
-    found: RowScope,
-    opening: RecordRow,
-    attempts_before: int,
-    views: Callable[[], Sequence[RowView]] | None,
+    ctx: StepContext, job: RowJob, views: Callable[[], Sequence[RowView]] | None
 ) -> RowResult:
+    """Call the function of the step's kind; one that has no `run_once` takes a once step as a single row."""
     module = importlib.import_module(f"tasks.{kind_of(ctx.step)}")
     run: Callable[..., Awaitable[RowResult]]
     if views is not None and hasattr(module, "run_once"):
-        once = OnceJob(opening.id, found.scope, views, opening=opening, attempts_before=attempts_before)
         run = module.run_once
-        return await run(ctx, once)
-    job = RowJob(found.row, opening.id, found.scope, opening=opening, attempts_before=attempts_before)
+        return await run(
+            ctx,
+            OnceJob(job.record_id, job.scope, views, job.opening, job.attempts_before, job.attempts_granted),
+        )
     run = module.run_row
     return await run(ctx, job)
 
@@ -162,17 +172,23 @@ def _opening(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow
     )
 
 
-def _attempts_before(ctx: StepContext, earlier: RecordRow | None) -> int:
-    return len(ctx.store.attempts(earlier.id)) if earlier is not None else 0
+def _attempts_before(ctx: StepContext, earlier: RecordRow | None) -> tuple[int, int]:
+    """Return how many attempts the record has, and how many of them a resume forgives.
+
+    A row that failed and is run again by the user's wish gets its tries anew; one that a crash or a stop
+    left open goes on with what is left of its bound.
+    """
+    if earlier is None:
+        return 0, 0
+    made = len(ctx.store.attempts(earlier.id, payloads=False))
+    return made, made if earlier.status == "failed" else 0
 
 
 def _closing(
-    ctx: StepContext, opening: RecordRow, result: RowResult | None, status: str, error: Exception | None
+    ctx: StepContext, opening: RecordRow, ending: tuple[RecordStatus, RowResult | None, Exception | None]
 ) -> RecordRow:
-    attempts = ctx.store.attempts(opening.id, payloads=False) if _may_call(ctx) else []
-    ended = dataclasses.replace(
-        opening, status=status, finished_at=ctx.clock.now(), attempts=len(attempts), error=_error_json(error)
-    )
+    status, result, error = ending
+    ended = dataclasses.replace(opening, status=status, finished_at=ctx.clock.now(), error=_error_json(error))
     if result is not None:
         return dataclasses.replace(
             ended,
@@ -184,6 +200,7 @@ def _closing(
             tokens_in=result.tokens_in,
             tokens_out=result.tokens_out,
             cost_micro=result.cost_micro,
+            attempts=result.attempts,
         )
     output = getattr(error, "output", None)
     return dataclasses.replace(
@@ -191,18 +208,19 @@ def _closing(
         inputs=_json(getattr(error, "inputs", None)),
         messages=_json(getattr(error, "messages", None)),
         output=canonical(output) if output is not None else None,
+        attempts=len(ctx.store.attempts(opening.id, payloads=False)),
     )
 
 
-def _score_record(ctx: StepContext, row: int, output: Mapping[str, Any], status: str) -> RecordRow:
+def _score_record(ctx: StepContext, score: RowScore) -> RecordRow:
     now = ctx.clock.now()
     return RecordRow(
         id=ctx.clock.new_id(),
         run_id=ctx.run_id,
         step=ctx.step_id,
-        row=row,
-        status=status,
-        output=canonical(output),
+        row=score.row,
+        status=score.status,
+        output=canonical(score.output),
         started_at=now,
         finished_at=now,
     )
@@ -222,10 +240,6 @@ def _error_json(error: Exception | None) -> bytes | None:
 
 def _json(value: Any) -> bytes | None:
     return None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def _may_call(ctx: StepContext) -> bool:
-    return kind_of(ctx.step) in {"prompt", "embed", "retrieve", "finetune"}
 
 
 def _concurrency(ctx: StepContext) -> int:

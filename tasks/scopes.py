@@ -56,7 +56,9 @@ class RowScope:
 class Scopes:
     """Builds the scopes of a run's steps from its store."""
 
-    def __init__(self, *, store: Store, run_id: str, graph: Graph, once: frozenset[str], rows: RowSource) -> None:
+    def __init__(
+        self, *, store: Store, run_id: str, graph: Graph, once: frozenset[str], rows: RowSource
+    ) -> None:
         self._store = store
         self._run_id = run_id
         self._graph = graph
@@ -72,13 +74,15 @@ class Scopes:
             yield self._judge(step_id, row, ended, self._rows.inputs[row], run_on_skip=run_on_skip)
 
     def once(self, step_id: str, *, run_on_skip: bool) -> RowScope:
-        """Return the scope of a once step: per-row upstream steps are lists over the rows that have an output."""
+        """Return a once step's scope: a per-row upstream step is the list over rows that have an output."""
         ended = self._once_upstream(step_id)
         found = self._judge(step_id, ONCE, ended, self._rows.shared, run_on_skip=run_on_skip)
         everything = range(len(self._rows))
         for upstream in self._per_row_upstream(step_id):
             outputs = self._outputs(upstream, everything)
-            found.scope[upstream] = [_decode(record) for _, record in sorted(outputs.items()) if record.status == "ok"]
+            found.scope[upstream] = [
+                _decode(record) for _, record in sorted(outputs.items()) if record.status == "ok"
+            ]
         return found
 
     def views(self, step_id: str) -> list[RowView]:
@@ -97,7 +101,13 @@ class Scopes:
         return views
 
     def _judge(
-        self, step_id: str, row: int, ended: Sequence[Upstream], inputs: Mapping[str, Any], *, run_on_skip: bool
+        self,
+        step_id: str,
+        row: int,
+        ended: Sequence[Upstream],
+        inputs: Mapping[str, Any],
+        *,
+        run_on_skip: bool,
     ) -> RowScope:
         reads, guarded = self._graph.reads[step_id], self._graph.guarded[step_id]
         scope: dict[str, Any] = {"inputs": dict(inputs)}
@@ -127,7 +137,12 @@ class Scopes:
         return {record.row: record for record in records}
 
 
-_ENDINGS = {"failed": "failed", "blocked": "could not run", "cancelled": "was stopped", "running": "was interrupted"}
+_ENDINGS = {
+    "failed": "failed",
+    "blocked": "could not run",
+    "cancelled": "was stopped",
+    "running": "was interrupted",
+}
 
 
 def _ended(step_id: str, record: RecordRow | None) -> Upstream:

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("prefect", "torch", "transformers", "openai", "peft", "sentence_transformers", "qdrant_client", "aiohttp")
+HEAVY = (
+    "prefect",
+    "torch",
+    "transformers",
+    "openai",
+    "peft",
+    "sentence_transformers",
+    "qdrant_client",
+    "aiohttp",
+)
 
 
 def modules_after(code: str) -> set[str]:
@@ -24,7 +33,9 @@ def modules_after(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "support"], ["plan", "support"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["check", "support"], ["plan", "support"], ["run", "--help"]]
+)
 def test_quick_commands_load_no_engine_and_no_model_library(arguments: list[str]) -> None:
     code = (
         "from flows.cli import main\n"
@@ -39,7 +50,18 @@ def test_quick_commands_load_no_engine_and_no_model_library(arguments: list[str]
 @pytest.mark.slow
 def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(ROOT)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "-q",
+            "-w",
+            str(tmp_path),
+            str(ROOT),
+        ],
         capture_output=True,
         text=True,
     )
@@ -48,7 +70,11 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(tmp_path: 
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"chains", "tasks", "flows"}
-    for kept in ("chains/py.typed", "chains/library/support/chain.yaml", "chains/library/starter/model/model.safetensors"):
+    for kept in (
+        "chains/py.typed",
+        "chains/library/support/chain.yaml",
+        "chains/library/starter/model/model.safetensors",
+    ):
         assert kept in names
     assert any(name.startswith("chains/library/support/handbook/") for name in names)
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".db"))]

@@ -8,16 +8,20 @@ from typing import Annotated
 
 import typer
 
-ChainArgument = Annotated[str, typer.Argument(metavar="CHAIN", help="A chain file, or the name of a shipped chain.")]
+ChainArgument = Annotated[
+    str, typer.Argument(metavar="CHAIN", help="A chain file, or the name of a shipped chain.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", metavar="FOLDER", help="The store. Default: HEADRACE_STORE, else .headrace.")
+    str | None,
+    typer.Option("--store", metavar="FOLDER", help="The store. Default: HEADRACE_STORE, else .headrace."),
 ]
 
 
 def check(chain: ChainArgument, as_json: JsonOption = False) -> None:
     """Check a chain file: report every problem at once, run nothing."""
     from chains.check import missing_environment, warnings
+
     from chains.errors import ChainInvalid
     from chains.loading import find_chain, load
     from chains.settings import get_settings
@@ -65,8 +69,9 @@ def plan(
 ) -> None:
     """Show what a run would do: order, pools, calls, tokens, and what may be reused."""
     from chains.data import open_dataset
-    from chains.loading import find_chain, load
     from chains.plan import make_plan
+
+    from chains.loading import find_chain, load
     from chains.settings import get_settings
     from flows.cli.run import parse_pairs
     from flows.cli.text import print_json, safe, table

@@ -20,9 +20,12 @@ SCORES = ("score_before", "score_after")
 
 def demo(
     model: Annotated[
-        str | None, typer.Option("--model", metavar="openai:NAME", help="A real model in place of the starter.")
+        str | None,
+        typer.Option("--model", metavar="openai:NAME", help="A real model in place of the starter."),
     ] = None,
-    base_url: Annotated[str | None, typer.Option("--base-url", help="Endpoint for --model, up to /v1.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", help="Endpoint for --model, up to /v1.")
+    ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Run without Prefect.")] = False,
     store: StoreOption = None,
 ) -> None:
@@ -98,18 +101,22 @@ def _before_after(store: Store, row: RunRow) -> str:
     left, right = json.loads(before.output), json.loads(after.output)
     names = [name for name in left if isinstance(left[name], dict) and "low" in left[name]]
     lines = [
-        {"held-out triage": name, "starter": _interval(left[name]), "tuned": _interval(right[name])} for name in names
+        {"held-out triage": name, "starter": _interval(left[name]), "tuned": _interval(right[name])}
+        for name in names
     ]
     text = table(lines)
     scores = [_scores(store, row.id, step) for step in SCORES]
     if scores[0] and scores[1]:
         paired = compare(scores[0], scores[1])
-        text += f"\naccuracy, paired difference: {100 * paired.difference:+.1f} points [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
+        interval = f"[{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
+        text += f"\naccuracy, paired difference: {100 * paired.difference:+.1f} points {interval}"
     return text
 
 
 def _scores(store: Store, run_id: str, step: str) -> list[float]:
-    outputs = [json.loads(r.output) for r in store.records(run_id, step) if r.row >= 0 and r.output is not None]
+    outputs = [
+        json.loads(r.output) for r in store.records(run_id, step) if r.row >= 0 and r.output is not None
+    ]
     return [float(output["scores"]["accuracy"]) for output in outputs]
 
 

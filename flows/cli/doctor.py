@@ -14,8 +14,18 @@ import typer
 from flows.cli.check import JsonOption, StoreOption
 
 PACKAGES = (
-    "prefect", "fastapi", "torch", "transformers", "peft", "sentence-transformers", "qdrant-client", "qdrant-edge-py", "openai", "aiohttp", "pydantic",
-)  # fmt: skip
+    "prefect",
+    "fastapi",
+    "torch",
+    "transformers",
+    "peft",
+    "sentence-transformers",
+    "qdrant-client",
+    "qdrant-edge-py",
+    "openai",
+    "aiohttp",
+    "pydantic",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +38,7 @@ class Finding:
 
 
 def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Look at this machine: packages, devices, Prefect, the store, keys (present or absent, never their values)."""
+    """Look at this machine: packages, device, models, Prefect, the store, keys (never their values)."""
     from chains.settings import get_settings
 
     found = [
@@ -106,14 +116,20 @@ def _prefect() -> Finding:
         return Finding("Prefect API", "ok", url)
     if configured := os.environ.get("PREFECT_API_URL"):
         return Finding("Prefect API", "lacks", f"PREFECT_API_URL is {configured}, and nothing answers there")
-    return Finding("Prefect API", "note", "none is running: each run starts its own (5 to 20 s), or use --direct")
+    return Finding(
+        "Prefect API", "note", "none is running: each run starts its own (5 to 20 s), or use --direct"
+    )
 
 
 def _store(folder: Path) -> Finding:
     if not folder.exists():
         parent = folder.resolve().parent
         writable = os.access(parent, os.W_OK)
-        return Finding("store", "ok" if writable else "lacks", f"{folder} (made by the first run)" if writable else f"{parent} cannot be written to")
+        return Finding(
+            "store",
+            "ok" if writable else "lacks",
+            f"{folder} (made by the first run)" if writable else f"{parent} cannot be written to",
+        )
     if not os.access(folder, os.W_OK):
         return Finding("store", "lacks", f"{folder} cannot be written to")
     import shutil

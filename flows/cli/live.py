@@ -130,7 +130,11 @@ def _mark(step: StepProgress) -> str:
 
 def _line(name: str, step: StepProgress, now: float) -> str:
     parts = [f"{step.done}/{step.total} rows" if step.total > 1 else ("done" if step.done else "…")]
-    parts += [f"{number} {word}" for word in ("failed", "skipped", "reused", "retried") if (number := getattr(step, word))]
+    parts += [
+        f"{number} {word}"
+        for word in ("failed", "skipped", "reused", "retried")
+        if (number := getattr(step, word))
+    ]
     if step.tokens_in or step.tokens_out:
         parts.append(f"{step.tokens_in + step.tokens_out} tokens")
         parts.append(money(step.cost_micro if step.cost_known else None))

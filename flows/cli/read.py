@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from chains.store import AttemptRow, RecordRow, RunRow, Store
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its first letters, or `last`.")]
-_RIGHT = frozenset({"rows", "ok", "failed", "skipped", "reused", "attempts", "tokens in", "tokens out", "cost", "seconds"})
+_RIGHT = frozenset(
+    {"rows", "ok", "failed", "skipped", "reused", "attempts", "tokens in", "tokens out", "cost", "seconds"}
+)
 
 
 def runs(
@@ -42,12 +44,14 @@ def show(
     run: RunArgument,
     step: Annotated[str | None, typer.Option("--step", help="One step.")] = None,
     row: Annotated[int | None, typer.Option("--row", min=0, help="One row, counted from 0.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Print only the exact bytes of the last request.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print only the exact bytes of the last request.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Rows listed.")] = 20,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a run, a step of it, or one record: what was sent, what came back, attempts, tokens, cost, time."""
+    """Show a run, a step or one record: what was sent and said, attempts, tokens, cost, time."""
     with reading(store) as opened:
         found = _find_run(opened, run)
         if step is None:
@@ -112,7 +116,9 @@ def reading(store: str | None) -> Iterator[Store]:
 
     location = store or get_settings().store
     if not (Path(location) / "headrace.db").exists():
-        raise EnvironmentLacks(f"there is no store at {location!r}.", hint="Name one with --store or HEADRACE_STORE.")
+        raise EnvironmentLacks(
+            f"there is no store at {location!r}.", hint="Name one with --store or HEADRACE_STORE."
+        )
     opened = open_store(location)
     try:
         yield opened
@@ -142,7 +148,9 @@ def _find_record(store: Store, run: RunRow, step_id: str, row: int | None) -> Re
     record = store.record(run.id, step_id, position)
     if record is None:
         place = f"row {row} of step {step_id!r}" if row is not None else f"step {step_id!r}"
-        raise InputInvalid(f"{place} has no record in run {run.id}.", hint="It has not run; `headrace show RUN` says why.")
+        raise InputInvalid(
+            f"{place} has no record in run {run.id}.", hint="It has not run; `headrace show RUN` says why."
+        )
     return record
 
 
@@ -165,7 +173,9 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
                 "tokens in": numbers.get("tokens_in") or 0,
                 "tokens out": numbers.get("tokens_out") or 0,
                 "cost": money(numbers.get("cost_micro") if called else 0),
-                "seconds": None if step.finished_at is None else f"{step.finished_at - (step.started_at or 0):.1f}",
+                "seconds": None
+                if step.finished_at is None
+                else f"{step.finished_at - (step.started_at or 0):.1f}",
             }
         )
     result = json.loads(run.result or b"{}")
@@ -176,7 +186,8 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
         print(f"{name:<10} {safe(str(value))}")
     print("\n" + table(steps, right=_RIGHT))
     for name, value in (result.get("outputs") or {}).items():
-        print(f"\n{safe(name)}: {safe(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))}")
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        print(f"\n{safe(name)}: {safe(text)}")
 
 
 def _show_step(store: Store, run: RunRow, step: str, *, limit: int, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -23,24 +24,38 @@ if TYPE_CHECKING:
     from flows.progress import Monitor
 
 
-def run(  # noqa: PLR0913, PLR0917 - one argument per option
-    chain: Annotated[str, typer.Argument(metavar="CHAIN", help="A chain file, or the name of a shipped chain.")] = "",
+def run(
+    chain: Annotated[
+        str, typer.Argument(metavar="CHAIN", help="A chain file, or the name of a shipped chain.")
+    ] = "",
     inputs: Annotated[
-        list[str] | None, typer.Option("-i", "--input", metavar="NAME=VALUE", help="An input; @FILE reads a file.")
+        list[str] | None,
+        typer.Option("-i", "--input", metavar="NAME=VALUE", help="An input; @FILE reads a file."),
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Run over a JSONL, CSV or Parquet file.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Run over a JSONL, CSV or Parquet file.")
+    ] = None,
     map_: Annotated[
-        list[str] | None, typer.Option("--map", metavar="INPUT=COLUMN", help="The column that an input takes.")
+        list[str] | None,
+        typer.Option("--map", metavar="INPUT=COLUMN", help="The column that an input takes."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write each row's outputs as JSONL.")] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", metavar="[NAME=]PROVIDER:MODEL", help="Use another model, such as openai:gpt-5-mini."),
+        typer.Option(
+            "--model", metavar="[NAME=]PROVIDER:MODEL", help="Use another model, such as openai:gpt-5-mini."
+        ),
     ] = None,
-    base_url: Annotated[str | None, typer.Option("--base-url", help="Endpoint for --model openai:..., up to /v1.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", help="Endpoint for --model openai:..., up to /v1.")
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Run only the first N rows.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad rows of the data, and list them.")] = False,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Finish an earlier run.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out bad rows of the data, and list them.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Finish an earlier run.")
+    ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Run without Prefect.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -51,7 +66,9 @@ def run(  # noqa: PLR0913, PLR0917 - one argument per option
     if bool(chain) == bool(resume):
         raise InputInvalid("name a chain, or a run with --resume.", hint="See `headrace run --help`.")
     if resume and (inputs or data or map_ or model or base_url or limit):
-        raise InputInvalid("--resume takes chain, inputs, data and models from the run.", hint="Leave them out.")
+        raise InputInvalid(
+            "--resume takes chain, inputs, data and models from the run.", hint="Leave them out."
+        )
     request = RunRequest(
         chain=chain,
         inputs=_read_files(dict(parse_pairs(inputs or [], flag="-i"))),
@@ -131,7 +148,7 @@ def _execute_flow(prepared: PreparedRun, request: RunRequest, api: PrefectApi, d
     from flows.run_chain import RowsFailed, hand_over, run_chain
 
     hand_over(prepared, display.report)
-    try:
+    with contextlib.suppress(RowsFailed):  # the run's row says so
         asyncio.run(
             run_chain(
                 chain=str(prepared.chain_file.path),
@@ -146,8 +163,6 @@ def _execute_flow(prepared: PreparedRun, request: RunRequest, api: PrefectApi, d
                 return_state=True,
             )
         )
-    except RowsFailed:
-        pass  # the run's row says so
     if api.ours:
         row = prepared.store.run(prepared.run_id)
         api.settle(row.prefect_flow_run_id if row is not None else None)
@@ -208,7 +223,9 @@ def _first_failure(prepared: PreparedRun) -> str | None:
     record = failed[0]
     error = json.loads(record.error or b"{}")
     place = f"step {record.step!r}" + (f", row {record.row}" if record.row >= 0 else "")
-    lines = [f"{len(failed)} failed; the first: {place}: {error.get('message')} {error.get('hint') or ''}".rstrip()]
+    lines = [
+        f"{len(failed)} failed; the first: {place}: {error.get('message')} {error.get('hint') or ''}".rstrip()
+    ]
     lines += [f"  {line}" for line in error.get("history", [])]
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from servers.launch import Running, start  # noqa: E402
+from servers.launch import Running, start
 
 CHAINS = Path(__file__).parent / "chains"
 WORDS = ("refund", "delivery", "question")
@@ -56,7 +56,8 @@ class Desk:
     def tickets(self, count: int = 20) -> Path:
         path = self.folder / "tickets.jsonl"
         rows = [
-            {"ticket": f"Ticket {n}: about my {WORDS[n % 3]}, please.", "intent": WORDS[n % 3]} for n in range(count)
+            {"ticket": f"Ticket {n}: about my {WORDS[n % 3]}, please.", "intent": WORDS[n % 3]}
+            for n in range(count)
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return path
@@ -99,7 +100,9 @@ def make_desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
         servers.append(server)
         chain = tmp_path / "desk" / "chain.yaml"
         chain.write_text(chain.read_text().replace("http://127.0.0.1:1/v1", server.url))
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "OPENAI_"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "OPENAI_"))
+        }
         environment |= {
             "HEADRACE_STORE": str(tmp_path / "store"),
             "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -152,4 +155,3 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
             assert process.poll() is None, "the Prefect server ended"
             time.sleep(0.05)
     raise AssertionError("the Prefect server did not come up")
-

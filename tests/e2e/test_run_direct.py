@@ -38,7 +38,9 @@ def test_a_batch_sends_one_request_per_record_and_a_second_run_sends_none(desk) 
 
 
 def test_a_single_run_prints_its_outputs(desk) -> None:
-    done = desk.headrace("run", str(desk.chain), "-i", "ticket=Where is my delivery?", "-i", "tone=brief", "--direct")
+    done = desk.headrace(
+        "run", str(desk.chain), "-i", "ticket=Where is my delivery?", "-i", "tone=brief", "--direct"
+    )
     assert done.code == 0, done.err
     assert "reply: " in done.out and "intent: delivery" in done.out
     steps = desk.headrace("show", "last", "--json").json()["steps"]
@@ -62,7 +64,9 @@ def test_show_prints_exactly_the_bytes_that_were_sent(desk) -> None:
 
 def test_outputs_are_written_one_line_per_row(desk) -> None:
     out = desk.folder / "out.jsonl"
-    done = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(6)), "--out", str(out), "--direct")
+    done = desk.headrace(
+        "run", str(desk.chain), "--data", str(desk.tickets(6)), "--out", str(out), "--direct"
+    )
     assert done.code == 0, done.err
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["row"] for line in lines] == list(range(6))
@@ -74,7 +78,9 @@ def test_columns_are_mapped_by_map(desk) -> None:
     data.write_text("body,intent\nmy refund,refund\nmy delivery,delivery\n")
     refused = desk.headrace("run", str(desk.chain), "--data", str(data), "--direct")
     assert refused.code == 2 and "ticket" in refused.err
-    done = desk.headrace("run", str(desk.chain), "--data", str(data), "--map", "ticket=body", "--direct", "--json")
+    done = desk.headrace(
+        "run", str(desk.chain), "--data", str(data), "--map", "ticket=body", "--direct", "--json"
+    )
     assert done.code == 0, done.err
     assert done.json()["rows"] == 2
 
@@ -118,7 +124,9 @@ def test_a_missing_key_is_named_before_any_call(desk) -> None:
 
 
 def test_wrong_chain_exits_2_with_every_problem(desk) -> None:
-    desk.chain.write_text(desk.chain.read_text().replace("reask: 1", "reasc: 1").replace("triage.intent }}, ", "x"))
+    desk.chain.write_text(
+        desk.chain.read_text().replace("reask: 1", "reasc: 1").replace("triage.intent }}, ", "x")
+    )
     done = desk.headrace("check", str(desk.chain))
     assert done.code == 2
     assert f"{desk.chain}:" in done.err and "reask" in done.err
@@ -138,7 +146,7 @@ def test_a_stopped_run_is_finished_by_resume(make_desk: Callable, number: signal
     process = desk.start("run", str(desk.chain), "--data", str(desk.tickets(24)), "--direct")
     wait_for_calls(desk, 9)
     os.kill(process.pid, number)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else -9), err.decode()
     before = desk.sent()
     assert before < 48
