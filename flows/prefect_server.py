@@ -48,9 +48,7 @@ class PrefectApi:
             if self.process is None or self.process.poll() is not None or waited > START_LIMIT_SECONDS:
                 raise EnvironmentLacks(f"no Prefect API answers at {self.url}.", hint=self._hint())
             if not told:
-                say(
-                    "Waiting for a Prefect server (it takes 5 to 20 s; `prefect server start` keeps one running)."
-                )
+                say("Waiting for a Prefect server, 5 to 20 s (`prefect server start` keeps one running).")
                 told = True
             _pause()
         os.environ["PREFECT_API_URL"] = self.url

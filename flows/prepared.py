@@ -20,9 +20,9 @@ from chains.spec import Chain, Model, PrepareStep, PromptStep, runs_once
 from tasks.scopes import RowSource
 
 if TYPE_CHECKING:
-    from chains.data import Dataset
     from chains.plan import Plan
 
+    from chains.data import Dataset
     from chains.graph import Graph
     from chains.loading import ChainFile
     from chains.settings import Settings
@@ -177,7 +177,6 @@ def _other_model(old: Model, target: str, base_url: str | None) -> Model:
 def bind_rows(chain: Chain, request: RunRequest, dataset: Dataset | None) -> tuple[RowSource, list[str]]:
     """Give every row its typed inputs; also return what was wrong with the rows that were left out."""
     from chains.data import map_columns, validate_rows
-
     from chains.inputs import bind_inputs
 
     if dataset is None:

@@ -47,13 +47,7 @@ def _flow_run_name() -> str:
 
 def _is_infrastructure(_task: Any, _run: Any, state: Any) -> bool:
     """Let Prefect retry what the store or the machine did, never rows whose attempts are used up."""
-    try:
-        state.result()
-    except RowsFailed:
-        return False
-    except Exception:  # noqa: BLE001 - any other failure of the task body is worth a second try
-        return True
-    return False
+    return not isinstance(state.data, RowsFailed)
 
 
 class PrefectStarter:

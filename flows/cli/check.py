@@ -68,9 +68,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run would do: order, pools, calls, tokens, and what may be reused."""
-    from chains.data import open_dataset
     from chains.plan import make_plan
 
+    from chains.data import open_dataset
     from chains.loading import find_chain, load
     from chains.settings import get_settings
     from flows.cli.run import parse_pairs
