@@ -221,8 +221,7 @@ async def cut(server: Server, request: web.Request, body: bytes, rule: Rule) -> 
     await response.prepare(request)
     await response.write(whole[: rule["bytes"]])
     await asyncio.sleep(0.01)
-    assert request.transport is not None
-    request.transport.close()
+    _drop(request)
     return response
 
 
@@ -231,7 +230,10 @@ async def short_length(server: Server, request: web.Request, body: bytes, rule: 
     whole = json.dumps(answer(request, body)).encode()
     length = len(whole) - rule.get("missing", 20)
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    return await _raw(request, head.encode() + whole)
+    assert request.transport is not None
+    request.transport.write(head.encode() + whole[:length])  # type: ignore[attr-defined]
+    await asyncio.sleep(0.02)
+    return await _raw(request, whole[length:])
 
 
 async def close(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
@@ -245,11 +247,16 @@ async def no_http(server: Server, request: web.Request, body: bytes, rule: Rule)
 
 
 async def _raw(request: web.Request, data: bytes) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.write(data)  # type: ignore[attr-defined]
+    if request.transport is not None:
+        request.transport.write(data)  # type: ignore[attr-defined]
     await asyncio.sleep(0.01)
-    request.transport.close()
+    _drop(request)
     raise asyncio.CancelledError
+
+
+def _drop(request: web.Request) -> None:
+    if request.transport is not None:  # else the client was faster
+        request.transport.close()
 
 
 async def body_of(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
@@ -274,8 +281,8 @@ async def gzip_bomb(server: Server, request: web.Request, body: bytes, rule: Rul
 
 
 async def redirect(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
-    """307 to `to`."""
-    return web.Response(status=307, headers={"Location": rule["to"]})
+    """307 to `location`."""
+    return web.Response(status=307, headers={"Location": rule["location"]})
 
 
 async def invalid_output(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
@@ -339,11 +346,22 @@ async def models(request: web.Request) -> web.Response:
 
 
 async def serve(options: argparse.Namespace) -> None:
-    server = Server(options)
+    current = Server(options)
+
+    async def post(request: web.Request) -> web.StreamResponse:
+        return await current.post(request)
+
+    async def restart(request: web.Request) -> web.Response:
+        """Begin anew with other options, as a new process would, in a hundredth of the time."""
+        nonlocal current
+        current = Server(argparse.Namespace(**{**vars(options), **await request.json()}))
+        return web.Response()
+
     app = web.Application(client_max_size=64 << 20)
-    app.router.add_post("/v1/chat/completions", server.post)
-    app.router.add_post("/v1/embeddings", server.post)
+    app.router.add_post("/v1/chat/completions", post)
+    app.router.add_post("/v1/embeddings", post)
     app.router.add_get("/v1/models", models)
+    app.router.add_put("/restart", restart)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", options.port).start()

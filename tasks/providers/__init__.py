@@ -1,0 +1,163 @@
+"""The models of one run: opened when first used, one instance and one gate per name under `models:`.
+
+Owns what every provider can do (`Provider`) and their life. Knows nothing of how one of them works: each
+kind is imported when a chain names it, so that a run on a remote model loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from chains.errors import HeadraceError, InputInvalid
+from chains.spec import Model
+from chains.suggest import did_you_mean
+from tasks.providers.gate import Gate
+from tasks.providers.reply import Completion, Reply
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from chains.settings import Settings
+    from chains.store import Store
+    from tasks.providers.http import Endpoint
+
+__all__ = ["Completion", "Gate", "Provider", "Providers", "Reply"]
+
+
+class Provider(Protocol):
+    """One model as the steps see it. `send_*` tries once; the retry loop is tasks.attempts."""
+
+    name: str
+    """The name under `models:`."""
+    identity: Mapping[str, Any]
+    """What decides the answer, for value keys: who answers and how it samples; never a key."""
+    deterministic: bool
+    """Whether the same request gets the same answer."""
+    concurrency: int
+    """Calls in flight at once."""
+
+    def chat_request(
+        self, messages: list[dict[str, str]], *, schema: dict[str, Any] | None, sample: int
+    ) -> bytes:
+        """Return exactly the bytes that go out."""
+        ...
+
+    async def send_chat(self, request: bytes, *, timeout: float) -> Reply:
+        """Send them, once."""
+        ...
+
+    def read_chat(self, reply: Reply) -> Completion:
+        """Return what the model said."""
+        ...
+
+    def embed_request(self, texts: Sequence[str]) -> bytes:
+        """Return exactly the bytes that go out."""
+        ...
+
+    async def send_embed(self, request: bytes, *, timeout: float) -> Reply:
+        """Send them, once."""
+        ...
+
+    def read_embed(self, reply: Reply) -> np.ndarray:
+        """Return float32 vectors, one row per text, in their order."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Count, or estimate, the tokens of a text."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections and weights."""
+        ...
+
+
+class Providers:
+    """The models of one run, by name. Use it within one event loop."""
+
+    def __init__(
+        self, models: Mapping[str, Model], *, store: Store, settings: Settings, env: Mapping[str, str]
+    ) -> None:
+        self._models = models
+        self._store = store
+        self._settings = settings
+        self._env = env
+        self._open: dict[str, Provider] = {}
+        self._gates: dict[str, Gate] = {}
+        self._endpoints: dict[tuple[str, str | None], Endpoint] = {}
+        self._answered_as: set[tuple[str, str]] = set()
+
+    def check(self, names: Iterable[str]) -> list[str]:
+        """Return what keeps models from being used: missing keys, hosts that are not allowed."""
+        problems = []
+        for name in dict.fromkeys(names):
+            try:
+                model = self._model(name)
+                if model.provider == "openai":
+                    self._endpoint(name, model)
+            except HeadraceError as error:
+                problems.append(str(error))
+        return problems
+
+    def get(self, name: str) -> Provider:
+        """Return the model of this name, opened at the first call."""
+        if name not in self._open:
+            self._open[name] = self._opened(name, self._model(name))
+        return self._open[name]
+
+    def gate(self, name: str) -> Gate:
+        """Return the gate that all callers of this model share."""
+        if name not in self._gates:
+            self._gates[name] = Gate(self.get(name).concurrency)
+        return self._gates[name]
+
+    def is_news(self, name: str, answered: str) -> bool:
+        """Whether an endpoint now answers as another model than the chain names, and for the first time."""
+        model, seen = self._models[name], (name, answered)
+        if model.provider != "openai" or seen in self._answered_as:
+            return False
+        if answered.startswith(model.model or ""):
+            return False  # gpt-5-mini answered as gpt-5-mini-2025-08-07 is no surprise
+        self._answered_as.add(seen)
+        return True
+
+    async def aclose(self) -> None:
+        """Close every model that was opened; the first error is raised when all had their turn."""
+        opened, self._open = list(self._open.values()), {}
+        self._gates.clear()
+        failures = []
+        for provider in opened:
+            try:
+                await provider.aclose()
+            except (HeadraceError, OSError) as error:
+                failures.append(error)
+        self._endpoints.clear()
+        if failures:
+            raise failures[0]
+
+    def _model(self, name: str) -> Model:
+        if name not in self._models:
+            raise InputInvalid(f"no model is named {name!r}.", hint=did_you_mean(name, self._models))
+        return self._models[name]
+
+    def _opened(self, name: str, model: Model) -> Provider:
+        match model.provider:
+            case "openai":
+                from tasks.providers.openai import OpenAIProvider
+
+                return OpenAIProvider(name, model, self._endpoint(name, model))
+            case "local":
+                from tasks.providers.local import open_local
+
+                return open_local(name, model, store=self._store, settings=self._settings)
+            case "starter":
+                from tasks.providers.starter import open_starter
+
+                return open_starter(name, model, store=self._store, settings=self._settings)
+
+    def _endpoint(self, name: str, model: Model) -> Endpoint:
+        """Return the connections to a model's address; models with the same address and key share them."""
+        from tasks.providers.openai import open_endpoint
+
+        fresh = open_endpoint(name, model, settings=self._settings, env=self._env)
+        return self._endpoints.setdefault((fresh.base_url, fresh.key), fresh)

@@ -1,0 +1,143 @@
+"""Who may call a model now: one gate per model, shared by all callers of a process.
+
+Owns the limit of calls in flight and what a 429 teaches: after one, everybody waits until the time that the
+endpoint named, then the gate opens one call at a time and widens with every success, so that callers in a
+queue do not spend their tries on learning the same thing. Knows nothing of what is called. Invariant: never
+more than `concurrency` callers are inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from chains.clock import Clock
+from chains.errors import CallRefused, HeadraceError
+
+LONGEST_WAIT = 120.0
+"""Seconds that a caller waits when asked to; with more the row fails and names the time."""
+
+
+class Gate:
+    """Lets callers through; `pause`, `shut` and `widen` tell it what the endpoint said."""
+
+    def __init__(self, concurrency: int, *, clock: Clock | None = None) -> None:
+        self.concurrency = concurrency
+        self._clock = clock or Clock()
+        self._inside = 0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._arrivals = 0
+        self._width = float(concurrency)
+        self._threshold = float(concurrency)
+        self._open_at = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._shut: HeadraceError | None = None
+
+    @property
+    def inside(self) -> int:
+        """Callers that are through and not done."""
+        return self._inside
+
+    @property
+    def wait(self) -> float:
+        """Seconds until the gate opens again; 0 when it is open."""
+        return max(0.0, self._open_at - self._clock.monotonic())
+
+    @asynccontextmanager
+    async def enter(self, tries: int = 0) -> AsyncIterator[None]:
+        """Wait for a place and hold it. Callers with more tries behind them go first."""
+        await self._wait_for_place(tries)
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._admit()
+
+    def pause(self, seconds: float) -> None:
+        """Hold everybody back for a while and go on carefully: the endpoint said it is too much."""
+        now = self._clock.monotonic()
+        if now >= self._open_at:
+            # Calls that were sent before the pause come back with the same news; it counts once.
+            self._threshold = max(1.0, min(self._width, self._inside) / 2)
+            self._width = 1.0
+        self._open_at = max(self._open_at, now + seconds)
+        if self.wait > LONGEST_WAIT:
+            self._turn_away(self._too_long())
+        self._admit()
+
+    def shut(self, error: HeadraceError) -> None:
+        """Let nobody through any more: every further call would get the same refusal."""
+        self._shut = error
+        self._turn_away(error)
+
+    def widen(self) -> None:
+        """Let more in after an answer: doubling up to half of what was too much, then slowly."""
+        if self._width < self.concurrency:
+            step = 1.0 if self._width < self._threshold else 1.0 / self._width
+            self._width = min(float(self.concurrency), self._width + step)
+            self._admit()
+
+    async def _wait_for_place(self, tries: int) -> None:
+        if self._shut is not None:
+            raise copy_of(self._shut)
+        if self.wait > LONGEST_WAIT:
+            raise self._too_long()
+        if not self._waiting and self._free():
+            self._inside += 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrivals += 1
+        heapq.heappush(self._waiting, (-tries, self._arrivals, place))
+        self._admit()
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self._inside -= 1
+                self._admit()
+            place.cancel()
+            raise
+
+    def _free(self) -> bool:
+        return self._inside < int(self._width) and self.wait == 0
+
+    def _admit(self) -> None:
+        while self._waiting and (self._waiting[0][2].done() or self._free()):
+            _, _, place = heapq.heappop(self._waiting)
+            if not place.done():
+                self._inside += 1
+                place.set_result(None)
+        if self._waiting and self.wait > 0:
+            self._wake_later()
+
+    def _wake_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self.wait + 0.001, self._admit)
+
+    def _turn_away(self, error: HeadraceError) -> None:
+        for _, _, place in self._waiting:
+            if not place.done():
+                place.set_exception(copy_of(error))
+        self._waiting.clear()
+
+    def _too_long(self) -> CallRefused:
+        return refuse_wait(self.wait, self._clock)
+
+
+def refuse_wait(seconds: float, clock: Clock) -> CallRefused:
+    """Return the error for an endpoint that asks for more patience than a run has."""
+    until = datetime.fromtimestamp(clock.now() + seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return CallRefused(
+        f"the endpoint asks to wait {seconds:.0f} s, until {until}; {LONGEST_WAIT:.0f} s is the most.",
+        hint="Resume the run after that time, or use another model or account.",
+    )
+
+
+def copy_of(error: HeadraceError) -> HeadraceError:
+    """Return a fresh error of the same class and text, so that tracebacks of callers do not mix."""
+    return type(error)(error.message, hint=error.hint)

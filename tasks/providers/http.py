@@ -1,0 +1,258 @@
+"""One HTTP connection pool to one endpoint: bytes out, bytes in, within deadlines and size limits.
+
+Owns the aiohttp session, deadlines, decompression and the removal of the key from whatever comes back.
+Knows nothing of chat or embeddings. Invariant: exactly one request goes out per `post`, no redirect is
+followed, and at most `max_bytes` decoded bytes are held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+
+from chains.clock import Clock
+from chains.errors import (
+    CallRefused,
+    ConnectionFailed,
+    EnvironmentLacks,
+    HeadraceError,
+    InvalidBody,
+    Refused,
+    TimedOut,
+)
+from tasks.providers.faults import classify, preview
+from tasks.providers.network import DeniedAddress, connector, is_loopback, split_url
+from tasks.providers.reply import Reply
+
+SHORTEST_SECRET = 8
+"""Keys shorter than this (`none`, `EMPTY`) are placeholders; cutting them out would only damage answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds for parts of one attempt; the attempt's own timeout bounds all of it.
+
+    The first byte has the whole attempt to come: an answer that is not streamed begins when it is done.
+    """
+
+    connect: float = 5.0
+    between_chunks: float = 30.0
+
+
+@dataclass(slots=True)
+class _Received:
+    """How far one exchange came."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+
+
+class Endpoint:
+    """A base URL with a key. Made without touching the network; the session opens with the first call.
+
+    `key` is in no repr and in nothing that `post` returns or raises.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str | None,
+        *,
+        env: Mapping[str, str],
+        max_bytes: int,
+        headers: Mapping[str, str] | None = None,
+        deadlines: Deadlines | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._parts = split_url(base_url, "the endpoint")
+        self.key = key
+        self._env = env
+        self._max_bytes = max_bytes
+        self._deadlines = deadlines or Deadlines()
+        self._clock = clock or Clock()
+        self._session: aiohttp.ClientSession | None = None
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip, deflate",
+            "User-Agent": "headrace",
+            **(headers or {}),
+        }
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.base_url!r})"
+
+    async def post(self, path: str, request: bytes, *, timeout: float) -> Reply:
+        """Send one request and return what came back, in whatever state; raise when nothing did."""
+        received = _Received()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._exchange(path, request, received)
+        except (TimeoutError, aiohttp.ClientError, OSError, HeadraceError) as error:
+            failure = self._failure(error, received, timeout)
+            if received.status is None:
+                raise failure from error
+            return self._reply(received, failure)
+        return self._reply(received, None)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def without_key(self, data: bytes) -> bytes:
+        """Return data with the key cut out, for endpoints that repeat it in their messages."""
+        if self.key is None or len(self.key) < SHORTEST_SECRET:
+            return data
+        for form in {self.key, json.dumps(self.key)[1:-1]}:
+            data = data.replace(form.encode(), b"[key removed]")
+        return data
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            if self.key is not None:
+                self._headers["Authorization"] = f"Bearer {self.key}"
+            self._session = aiohttp.ClientSession(
+                connector=connector(self._parts.scheme, self._env),
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._deadlines.connect),
+                # What runs on this machine is not behind the proxy that the environment names.
+                trust_env=not is_loopback(self._parts.hostname or ""),
+                # Bodies are decompressed here, in steps, so that a small bomb cannot fill the memory.
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def _exchange(self, path: str, request: bytes, received: _Received) -> None:
+        url = self.base_url + path
+        async with self._open().post(url, data=request, allow_redirects=False) as response:
+            received.status = response.status
+            received.headers = response.headers
+            unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
+            while True:
+                async with asyncio.timeout(self._deadlines.between_chunks):
+                    chunk = await response.content.readany()
+                if not chunk:
+                    break
+                received.body += unpack.feed(chunk, self._max_bytes + 1 - len(received.body))
+                if len(received.body) > self._max_bytes:
+                    response.close()
+                    raise CallRefused(
+                        f"the answer of {self.base_url} is longer than {self._max_bytes} bytes.",
+                        hint="Set max_tokens, or HEADRACE_MAX_RESPONSE_BYTES if such answers are right.",
+                    )
+            unpack.check_end()
+
+    def _reply(self, received: _Received, failure: HeadraceError | None) -> Reply:
+        body = self.without_key(bytes(received.body))
+        status = received.status or 0
+        document: Any = None
+        if failure is None and not 200 <= status < 300:
+            failure = classify(status, received.headers, body, now=self._clock.now())
+        elif failure is None:
+            document, failure = read_json(body, received.headers.get("Content-Type", ""))
+        usage = document.get("usage") if isinstance(document, dict) else None
+        model = document.get("model") if isinstance(document, dict) else None
+        return Reply(
+            body=body,
+            status=received.status,
+            request_id=(received.headers.get("x-request-id") or "")[:200] or None,
+            model=model[:200] if isinstance(model, str) else None,
+            tokens_in=_tokens(usage, "prompt_tokens"),
+            tokens_out=_tokens(usage, "completion_tokens"),
+            document=document,
+            failure=failure,
+        )
+
+    def _failure(self, error: Exception, received: _Received, timeout: float) -> HeadraceError:
+        """Return our error for one of the client library's."""
+        where = self.base_url
+        so_far = f" after {len(received.body)} bytes" if received.status is not None else ""
+        if isinstance(error, HeadraceError):
+            return error
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return TimedOut(f"no connection to {where} within {self._deadlines.connect:g} s.")
+        if isinstance(error, TimeoutError):
+            return self._timed_out(received, timeout)
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, DeniedAddress):
+            return Refused(f"{where}: {error.os_error}, which is never called.")
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+            return EnvironmentLacks(
+                f"no trusted connection to {where}: {_plain(error)}.",
+                hint="If the authority is right, name its bundle in SSL_CERT_FILE.",
+            )
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return InvalidBody(f"the answer of {where} broke off{so_far}.")
+        if isinstance(error, aiohttp.ServerDisconnectedError):
+            return ConnectionFailed(f"{where} closed the connection without an answer.")
+        if isinstance(error, aiohttp.ClientResponseError):
+            return ConnectionFailed(f"{where} answers in something that is not HTTP.")
+        return ConnectionFailed(f"the connection to {where} failed{so_far}: {_plain(error)}.")
+
+    def _timed_out(self, received: _Received, timeout: float) -> TimedOut:
+        if received.status is None:
+            return TimedOut(
+                f"{self.base_url} began no answer within {timeout:g} s.",
+                hint="Raise `timeout:` if it needs longer.",
+            )
+        return TimedOut(
+            f"the answer of {self.base_url} stopped after {len(received.body)} bytes "
+            f"(limits: {self._deadlines.between_chunks:g} s between parts, {timeout:g} s in all)."
+        )
+
+
+class _Unpacker:
+    """Undoes gzip or deflate in bounded steps."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding.strip().lower()
+        self._inflate: Any = None
+        if self._encoding in ("gzip", "x-gzip", "deflate"):
+            self._inflate = zlib.decompressobj(wbits=47)  # 32 + 15: zlib or gzip, told by its header
+        elif self._encoding not in ("", "identity"):
+            raise InvalidBody(f"the answer is packed as {self._encoding[:40]!r}, which was not asked for.")
+
+    def feed(self, chunk: bytes, room: int) -> bytes:
+        if self._inflate is None:
+            return chunk[:room]
+        try:
+            unpacked: bytes = self._inflate.decompress(chunk, room)
+        except zlib.error as error:
+            raise InvalidBody(f"the answer's {self._encoding} packing is damaged ({error}).") from error
+        return unpacked
+
+    def check_end(self) -> None:
+        if self._inflate is not None and not self._inflate.eof:
+            raise InvalidBody(f"the answer's {self._encoding} packing breaks off.")
+
+
+def read_json(body: bytes, content_type: str) -> tuple[Any, HeadraceError | None]:
+    """Return a body's JSON, or the reason why it is none."""
+    try:
+        return orjson.loads(body.removeprefix(b"\xef\xbb\xbf")), None
+    except orjson.JSONDecodeError as error:
+        kind = content_type.split(";")[0].strip() or "no content type"
+        what = f"{error.msg}; {kind[:60]}"
+        return None, InvalidBody(f"the answer with status 200 is not JSON ({what}): {preview(body)!r}.")
+
+
+def _tokens(usage: Any, name: str) -> int | None:
+    # Zero counts as unknown: some servers send zeros where they do not count.
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else None
+
+
+def _plain(error: Exception) -> str:
+    text = str(error.os_error) if isinstance(error, aiohttp.ClientConnectorError) else str(error)
+    return text[:200].rstrip(".") or type(error).__name__

@@ -1,0 +1,144 @@
+"""Which hosts a call may reach, and how: address rules, name resolution, proxies and certificates.
+
+Owns the machine's side of trust in an endpoint. Knows nothing of requests. Invariant: an address that hands
+out cloud credentials (link-local, metadata services) is never connected to, whatever a chain, a DNS answer
+or the settings say; names are resolved and checked by the same resolver that the connection uses, so that
+no second look-up can give another answer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+from urllib.parse import SplitResult, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from chains.errors import EnvironmentLacks, Refused
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+NEVER = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "169.254.0.0/16",  # link-local; EC2, GCP, Azure and others serve credentials at 169.254.169.254
+        "fe80::/10",  # link-local
+        "fd00:ec2::/32",  # EC2 metadata over IPv6
+        "100.100.100.200/32",  # Alibaba Cloud metadata
+        "168.63.129.16/32",  # Azure wire server
+        "192.0.0.192/32",  # Oracle Cloud metadata
+    )
+)
+NEVER_NAMES = frozenset(
+    {"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"}
+)
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def split_url(url: str, where: str) -> SplitResult:
+    """Return the parts of an endpoint's address; raise when it is none, or carries secrets."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise EnvironmentLacks(f"{where}: base_url is no valid address ({error}).") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise EnvironmentLacks(
+            f"{where}: base_url must be an http or https address.",
+            hint="Write it up to and including /v1, such as http://127.0.0.1:8000/v1.",
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise EnvironmentLacks(
+            f"{where}: base_url of host {parts.hostname!r} carries a user name, password or query.",
+            hint="Give the secret as api_key: '{{ env.NAME }}'.",
+        )
+    return parts
+
+
+def check_host(host: str, allowed: Sequence[str] | None, where: str) -> None:
+    """Raise Refused unless the machine's settings let a chain call this host."""
+    name = host.lower().rstrip(".")
+    address = literal_address(name)
+    if name in NEVER_NAMES or (address is not None and is_denied(address)):
+        raise Refused(f"{where}: {host!r} is a link-local or metadata address, which is never called.")
+    if allowed is not None and not any(fnmatchcase(name, pattern.lower()) for pattern in allowed):
+        raise Refused(
+            f"{where}: the host {host!r} is not among the hosts that this machine's settings allow.",
+            hint="Add it to HEADRACE_ALLOWED_HOSTS if you trust it with your prompts and the key.",
+        )
+
+
+def literal_address(host: str) -> Address | None:
+    """Return the IP address that a host is written as, or None for a name."""
+    try:
+        return ipaddress.ip_address(host.split("%", 1)[0])
+    except ValueError:
+        return None
+
+
+def is_denied(address: Address) -> bool:
+    """Whether an address, or the IPv4 address inside it, is link-local or a metadata service."""
+    candidates: list[Address] = [address]
+    if isinstance(address, ipaddress.IPv6Address):
+        candidates += [inner for inner in (address.ipv4_mapped, address.sixtofour) if inner is not None]
+        if address in NAT64:
+            candidates.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return any(
+        candidate.version == network.version and candidate in network
+        for candidate in candidates
+        for network in NEVER
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    address = literal_address(host)
+    return host.lower() == "localhost" or (address is not None and address.is_loopback)
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves as the system does and leaves out addresses that are never called."""
+
+    def __init__(self) -> None:
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the allowed addresses of a name; raise OSError when none is left."""
+        found = await self._inner.resolve(host, port, family)
+        allowed = [item for item in found if not is_denied(ipaddress.ip_address(item["host"].split("%")[0]))]
+        if not allowed:
+            raise DeniedAddress(f"{host!r} resolves to a link-local or metadata address")
+        return allowed
+
+    async def close(self) -> None:
+        """Release the inner resolver."""
+        await self._inner.close()
+
+
+class DeniedAddress(OSError):
+    """A name led to an address that is never called."""
+
+
+def connector(scheme: str, env: Mapping[str, str]) -> aiohttp.TCPConnector:
+    """Return a connector whose names are checked; how many calls are in flight is the gate's business."""
+    context: ssl.SSLContext | bool = certificates(env) if scheme == "https" else True
+    return aiohttp.TCPConnector(resolver=GuardedResolver(), limit=0, ssl=context)
+
+
+def certificates(env: Mapping[str, str]) -> ssl.SSLContext:
+    """Return a context that trusts the system's authorities, or the bundle that the environment names."""
+    bundle = env.get("SSL_CERT_FILE") or env.get("REQUESTS_CA_BUNDLE")
+    try:
+        return ssl.create_default_context(cafile=bundle or None)
+    except (OSError, ssl.SSLError) as error:
+        raise EnvironmentLacks(
+            f"the certificate bundle {bundle!r} cannot be read ({error}).",
+            hint="Correct or unset SSL_CERT_FILE.",
+        ) from error

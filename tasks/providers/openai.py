@@ -1,0 +1,264 @@
+"""Any OpenAI-compatible endpoint: which bytes ask a question, and what an answer says.
+
+Owns the request and answer formats of chat completions and embeddings, and where key and address come from.
+Knows nothing of HTTP (tasks.providers.http), of retries (tasks.attempts) or of the store. Invariant: the
+key is in no request body, no identity, no message and no repr.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from chains.errors import (
+    ContentFiltered,
+    EnvironmentLacks,
+    HeadraceError,
+    InputInvalid,
+    InvalidBody,
+    TemplateFailed,
+)
+from chains.outputs import strict_schema
+from chains.spec import Model
+from chains.templates import references, render
+from tasks.providers.faults import classify
+from tasks.providers.http import Endpoint
+from tasks.providers.network import check_host, is_loopback, split_url
+from tasks.providers.reply import Completion, Reply
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from chains.settings import Settings
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+DEFAULT_KEY = "{{ env.OPENAI_API_KEY }}"
+NEW_LIMIT_HOSTS = ("api.openai.com", ".openai.azure.com")
+"""Hosts whose newer models take `max_completion_tokens` only; other servers know `max_tokens`."""
+
+
+class OpenAIProvider:
+    """A chat model or embedder behind an OpenAI-compatible endpoint."""
+
+    def __init__(self, name: str, model: Model, endpoint: Endpoint) -> None:
+        self.name = name
+        self.model = model
+        self.concurrency = model.limits.concurrency
+        self.deterministic = model.temperature == 0
+        self._endpoint = endpoint
+        self.identity: Mapping[str, Any] = {
+            "provider": "openai",
+            "model": model.model,
+            "base_url": endpoint.base_url,
+            "temperature": model.temperature,
+            "top_p": model.top_p,
+            "max_tokens": model.max_tokens,
+            "seed": model.seed,
+            "stop": model.stop,
+        }
+
+    def chat_request(
+        self, messages: list[dict[str, str]], *, schema: dict[str, Any] | None = None, sample: int = 0
+    ) -> bytes:
+        """Return exactly the bytes that ask for a completion; the order of keys is fixed."""
+        model = self.model
+        asked: dict[str, Any] = {"model": model.model, "messages": messages}
+        optional = {
+            "temperature": model.temperature,
+            "top_p": model.top_p,
+            self._limit_key(): model.max_tokens,
+            "seed": None if model.seed is None else model.seed + sample,
+            "stop": model.stop,
+            "response_format": None if schema is None else _response_format(schema),
+        }
+        asked.update({key: value for key, value in optional.items() if value is not None})
+        return _dump(asked)
+
+    async def send_chat(self, request: bytes, *, timeout: float) -> Reply:
+        """Send a chat request once."""
+        return await self._endpoint.post("/chat/completions", request, timeout=timeout)
+
+    def read_chat(self, reply: Reply) -> Completion:
+        """Return what the model said; raise where the body is no answer or the model declined."""
+        choice = _first_choice(reply)
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            raise InvalidBody("the completion has no message.")
+        reason = choice.get("finish_reason")
+        refusal = message.get("refusal")
+        if refusal:
+            raise ContentFiltered(f"the model declined to answer: {str(refusal)[:200]!r}.")
+        if reason == "content_filter":
+            raise ContentFiltered("the endpoint's content filter stopped the answer.")
+        text = _text_of(message.get("content"))
+        if text is None and reason == "length":
+            text = ""  # a reasoning model that used up its limit before its first visible word
+        if text is None:
+            raise InvalidBody(f"the completion has no text (finish_reason {str(reason)[:40]!r}).")
+        return Completion(
+            text=text,
+            finish_reason=str(reason) if reason else "stop",
+            tokens_in=reply.tokens_in,
+            tokens_out=reply.tokens_out,
+            model=reply.model,
+        )
+
+    def embed_request(self, texts: Sequence[str]) -> bytes:
+        """Return exactly the bytes that ask for vectors of texts."""
+        return _dump({"model": self.model.model, "input": list(texts), "encoding_format": "float"})
+
+    async def send_embed(self, request: bytes, *, timeout: float) -> Reply:
+        """Send an embedding request once."""
+        return await self._endpoint.post("/embeddings", request, timeout=timeout)
+
+    def read_embed(self, reply: Reply) -> np.ndarray:
+        """Return the vectors in the order of the texts, one row each."""
+        import numpy as np
+
+        document = _answer(reply)
+        items = document.get("data")
+        if not isinstance(items, list) or not items:
+            raise InvalidBody("the answer holds no vectors.")
+        rows = sorted(items, key=_index_of)
+        if [_index_of(item) for item in rows] != list(range(len(rows))):
+            raise InvalidBody("the answer's vectors are not numbered 0, 1, 2, ...")
+        try:
+            vectors = np.asarray([item.get("embedding") for item in rows], dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InvalidBody("the answer's vectors are not lists of numbers of one length.") from error
+        if vectors.ndim != 2 or vectors.shape[1] == 0 or not np.isfinite(vectors).all():
+            raise InvalidBody("the answer's vectors are not lists of finite numbers of one length.")
+        return vectors
+
+    def count_tokens(self, text: str) -> int:
+        """Estimate: one token for four bytes; the endpoint's tokenizer is not known here."""
+        return math.ceil(len(text.encode("utf-8", "surrogatepass")) / 4)
+
+    async def aclose(self) -> None:
+        """Close the endpoint's connections."""
+        await self._endpoint.aclose()
+
+    def __repr__(self) -> str:
+        return f"OpenAIProvider({self.name!r}, {self.model.model!r}, {self._endpoint!r})"
+
+    def _limit_key(self) -> str:
+        host = split_url(self._endpoint.base_url, self.name).hostname or ""
+        return "max_completion_tokens" if host.endswith(NEW_LIMIT_HOSTS) else "max_tokens"
+
+
+def open_endpoint(name: str, model: Model, *, settings: Settings, env: Mapping[str, str]) -> Endpoint:
+    """Return the endpoint of a model, not yet connected; raise what keeps it from being called."""
+    where = f"model {name!r}"
+    url = _rendered(model.base_url or env.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL, env, where)
+    parts = split_url(url, where)
+    check_host(parts.hostname or "", settings.allowed_hosts, where)
+    own = {"OpenAI-Organization": env.get("OPENAI_ORG_ID"), "OpenAI-Project": env.get("OPENAI_PROJECT_ID")}
+    return Endpoint(
+        url,
+        _key_of(model, parts.hostname or "", env, where),
+        env=env,
+        max_bytes=settings.max_response_bytes,
+        headers={header: value for header, value in own.items() if value},
+    )
+
+
+def _key_of(model: Model, host: str, env: Mapping[str, str], where: str) -> str | None:
+    if model.api_key is None and is_loopback(host) and not env.get("OPENAI_API_KEY"):
+        return None  # a server on this machine mostly wants none
+    template = model.api_key or DEFAULT_KEY
+    if not references(template):
+        raise EnvironmentLacks(
+            f"{where}: api_key is written out.",
+            hint="Put the key into an environment variable and write api_key: '{{ env.NAME }}'.",
+        )
+    key = _rendered(template, env, where).strip()
+    if not key:
+        raise EnvironmentLacks(f"{where}: its api_key is empty.", hint="Set the variable that it names.")
+    if not key.isascii() or not key.isprintable():
+        raise EnvironmentLacks(f"{where}: its api_key holds characters that no key has (a line break?).")
+    return key
+
+
+def _rendered(template: str, env: Mapping[str, str], where: str) -> str:
+    """Render a template that may read `env` only, and say which variable is missing."""
+    used = references(template)
+    for reference in used:
+        if reference.root != "env" or len(reference.path) != 1:
+            raise EnvironmentLacks(f"{where}: only '{{{{ env.NAME }}}}' may stand in base_url and api_key.")
+        variable = reference.path[0]
+        if not env.get(variable):
+            raise EnvironmentLacks(
+                f"{where}: the environment variable {variable} is not set.",
+                hint="Set it to the endpoint's key (any text for a server that wants none).",
+            )
+    scope = {"env": {reference.path[0]: env[reference.path[0]] for reference in used}}
+    try:
+        return render(template, scope)
+    except TemplateFailed:
+        # Its message may quote the value, so neither the message nor the cause is passed on.
+        raise EnvironmentLacks(f"{where}: the template in base_url or api_key fails.") from None
+
+
+def _dump(asked: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(asked)
+    except TypeError as error:
+        raise InputInvalid(
+            f"a message cannot be sent as JSON ({error}).",
+            hint="Half a surrogate pair (U+D800 to U+DFFF) is no character; clean the input.",
+        ) from error
+
+
+def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    strict = strict_schema(schema)
+    # A schema without a strict form still guides; the answer is checked against all of it either way.
+    form = {"name": "answer", "schema": strict or schema, "strict": strict is not None}
+    return {"type": "json_schema", "json_schema": form}
+
+
+def _answer(reply: Reply) -> dict[str, Any]:
+    document = reply.document
+    if not isinstance(document, dict):
+        raise InvalidBody("the answer is JSON, but no object.")
+    fault = document.get("error")
+    if fault and not document.get("choices") and not document.get("data"):
+        raise _fault_in_answer(fault, reply)
+    return document
+
+
+def _fault_in_answer(fault: Any, reply: Reply) -> HeadraceError:
+    """Routers answer 200 with an error inside; its code is the status that counts."""
+    code = fault.get("code") if isinstance(fault, dict) else None
+    if isinstance(code, int) and 400 <= code < 600:
+        return classify(code, {}, reply.body, now=0.0)
+    return InvalidBody(f"the endpoint answered 200 with an error: {str(fault)[:200]!r}.")
+
+
+def _first_choice(reply: Reply) -> dict[str, Any]:
+    choices = _answer(reply).get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise InvalidBody("the completion has no choices.")
+    choice: dict[str, Any] = choices[0]
+    return choice
+
+
+def _text_of(content: Any) -> str | None:
+    """Return the text of a message: a string, or the text parts of a list."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        parts = [part["text"] for part in content if _is_text(part)]
+        return "".join(parts) if parts else None
+    return None
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _index_of(item: Any) -> int:
+    index = item.get("index") if isinstance(item, dict) else None
+    return index if isinstance(index, int) else -1
