@@ -1,0 +1,43 @@
+"""What runs leave behind: runs, steps, records, attempts, blobs, models and collections, in one folder."""
+
+from __future__ import annotations
+
+from chains.store.files import atomic_write
+from chains.store.opening import open_store
+from chains.store.rows import (
+    UNREAD,
+    AttemptRow,
+    AttemptState,
+    CollectionRow,
+    ModelKind,
+    ModelRow,
+    RecordRow,
+    RecordStatus,
+    Row,
+    RunRow,
+    RunStatus,
+    StepRow,
+    StepStatus,
+)
+from chains.store.store import Store
+from chains.store.verifying import VerifyReport
+
+__all__ = [
+    "UNREAD",
+    "AttemptRow",
+    "AttemptState",
+    "CollectionRow",
+    "ModelKind",
+    "ModelRow",
+    "RecordRow",
+    "RecordStatus",
+    "Row",
+    "RunRow",
+    "RunStatus",
+    "StepRow",
+    "StepStatus",
+    "Store",
+    "VerifyReport",
+    "atomic_write",
+    "open_store",
+]

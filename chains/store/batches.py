@@ -1,0 +1,85 @@
+"""Rows on their way into one transaction.
+
+Owns the order of tables (parents first) and the rule that a row is never committed without its blobs: their
+files are looked for under the write lock, which is the lock under which files are removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Connection, Table
+
+from chains import failpoints
+from chains.errors import StoreBusy
+from chains.store import schema
+from chains.store.blobs import Blobs
+from chains.store.connecting import upsert
+from chains.store.rows import Row
+from chains.store.shapes import SHAPES, encode
+
+_ORDER: Final = (
+    schema.blobs,
+    schema.runs,
+    schema.steps,
+    schema.records,
+    schema.attempts,
+    schema.models,
+    schema.collections,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobNote:
+    """A blob that the transaction refers to. `data` is None where the caller does not hold the content."""
+
+    sha256: str
+    size: int
+    data: bytes | None = None
+    pinned: bool = False
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one caller's `put` writes."""
+
+    rows: list[tuple[Table, dict[str, Any]]] = field(default_factory=list)
+    notes: list[BlobNote] = field(default_factory=list)
+
+
+def batch_of(rows: Iterable[Row]) -> Batch:
+    """Encode rows; the blobs that they need are noted and not yet written."""
+    batch = Batch()
+    for row in rows:
+        columns, spilled = encode(row)
+        batch.rows.append((SHAPES[type(row)].table, columns))
+        batch.notes.extend(BlobNote(sha256, len(data), data) for sha256, data in spilled.items())
+    return batch
+
+
+def write_batches(connection: Connection, batches: Iterable[Batch], blobs: Blobs, now: float) -> None:
+    """Upsert the rows of all batches, one statement per table; of two writes of one row the later stays."""
+    by_table: dict[Table, list[dict[str, Any]]] = {}
+    for batch in batches:
+        for note in batch.notes:
+            _ensure(blobs, note)
+            by_table.setdefault(schema.blobs, []).append(
+                {"sha256": note.sha256, "size": note.size, "pinned": note.pinned, "touched_at": now}
+            )
+        for table, columns in batch.rows:
+            by_table.setdefault(table, []).append(columns)
+    for table in _ORDER:
+        if table in by_table:
+            connection.execute(upsert(table, connection.dialect.name), by_table[table])
+            failpoints.hit("store.group.between_tables")
+
+
+def _ensure(blobs: Blobs, note: BlobNote) -> None:
+    """Write the blob again if collecting removed it between the caller's write and this lock."""
+    if blobs.exists(note.sha256):
+        return
+    if note.data is None:
+        raise StoreBusy(f"The blob {note.sha256} was removed while it was put.", hint="Put it again.")
+    blobs.put(note.data)

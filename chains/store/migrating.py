@@ -1,0 +1,109 @@
+"""Brings a store to the schema of this program, or refuses.
+
+Owns the table of applied versions and the copy that is made before an existing store changes. Invariant: a
+store is at the old schema or at the new one, never between, whatever is killed when.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Double,
+    Engine,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    func,
+    insert,
+    inspect,
+    select,
+)
+
+from chains import failpoints
+from chains.clock import Clock
+from chains.errors import StoreVersion
+from chains.store.connecting import copy_database
+from chains.store.files import sync_folder, temporary_name
+from chains.store.migrations import MIGRATIONS, Migration
+
+applied_migrations = Table(
+    "migrations",
+    MetaData(),
+    Column("version", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("applied_at", Double, nullable=False),
+)
+
+
+def migrate(
+    engine: Engine, database: Path, *, clock: Clock, migrations: Sequence[Migration] = MIGRATIONS
+) -> None:
+    """Apply what is missing in one transaction; an existing store is copied first."""
+    with engine.connect() as connection:
+        done = applied(connection)
+    refuse_newer(done, migrations, database)
+    if not _pending(done, migrations):
+        return
+    with engine.begin() as connection:
+        # Read again: another process may have migrated while this one waited for the lock.
+        done = applied(connection)
+        refuse_newer(done, migrations, database)
+        if done and _pending(done, migrations):
+            _back_up(database, before=_pending(done, migrations)[0].version)
+            failpoints.hit("store.migrate.after_backup")
+        applied_migrations.create(connection, checkfirst=True)
+        for migration in _pending(done, migrations):
+            migration.apply(connection)
+            connection.execute(
+                insert(applied_migrations).values(
+                    version=migration.version, name=migration.name, applied_at=clock.now()
+                )
+            )
+        failpoints.hit("store.migrate.before_commit")
+    failpoints.hit("store.migrate.after_commit")
+
+
+def applied(connection: Connection) -> frozenset[int]:
+    """Return the versions that the store has; none for an empty one."""
+    if not inspect(connection).has_table(applied_migrations.name):
+        return frozenset()
+    return frozenset(connection.execute(select(applied_migrations.c.version)).scalars())
+
+
+def refuse_newer(done: frozenset[int], migrations: Sequence[Migration], database: Path) -> None:
+    """Raise StoreVersion when a newer Headrace has written the store."""
+    known = {migration.version for migration in migrations}
+    if done - known:
+        raise StoreVersion(
+            f"The store {str(database)!r} has schema {max(done)}; this Headrace knows up to {max(known)}.",
+            hint="Use the Headrace that wrote it, or a newer one.",
+        )
+
+
+def refuse_newer_within(connection: Connection, database: Path) -> None:
+    """Raise StoreVersion if a newer Headrace has migrated the store since it was opened here."""
+    newest = connection.execute(select(func.max(applied_migrations.c.version))).scalar_one()
+    refuse_newer(frozenset({newest}), MIGRATIONS, database)
+
+
+def _pending(done: frozenset[int], migrations: Sequence[Migration]) -> list[Migration]:
+    return [migration for migration in migrations if migration.version not in done]
+
+
+def _back_up(database: Path, *, before: int) -> None:
+    """Copy the store beside itself. The caller holds the write lock, so the copy is the state before."""
+    temporary = database.with_name(temporary_name())
+    try:
+        copy_database(database, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(database.with_name(f"{database.stem}.before-{before}.db"))
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(database.parent)

@@ -1,0 +1,27 @@
+"""The numbered steps that lead from an empty store to the schema of chains.store.schema.
+
+Owns the order. A migration that has been released is never edited: it does not import the current schema,
+and a change of the schema is a new migration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection
+
+from chains.store.migrations import m0001_initial
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of the schema; `apply` runs inside the transaction that also records `version`."""
+
+    version: int
+    name: str
+    apply: Callable[[Connection], None]
+
+
+MIGRATIONS: Final = (Migration(1, "initial", m0001_initial.apply),)

@@ -1,0 +1,185 @@
+"""One thread that writes: what callers hand in at about the same time shares one transaction.
+
+Owns the queue, the grouping and the delivery of results. Knows nothing of what is written. Invariants: a
+caller is answered after the commit that holds its work; an error of one caller's work is that caller's
+alone; no error ends the thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import copy
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import Connection, Engine
+
+from chains import failpoints
+from chains.errors import Cancelled, EnvironmentLacks, StoreBusy, StoreVersion
+from chains.store.batches import Batch
+from chains.store.connecting import database_errors
+from chains.store.files import disk_errors
+
+LARGEST_GROUP: Final = 1024
+GATHER_S: Final = 0.001
+
+Work: TypeAlias = Batch | Callable[[Connection], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Work
+    future: asyncio.Future[Any] | concurrent.futures.Future[Any]
+    loop: asyncio.AbstractEventLoop | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """The only writer of this process; `perform` does a group's work on the connection."""
+
+    def __init__(
+        self, engine: Engine, database: Path, perform: Callable[[Connection, Sequence[Work]], list[Any]]
+    ) -> None:
+        self.transactions = 0
+        self._engine = engine
+        self._database = database
+        self._perform = perform
+        self._connection: Connection | None = None
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    async def do(self, work: Work) -> Any:
+        """Have the work committed and return its result, without blocking the event loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._hand_in(_Job(work, future, loop))
+        return await future
+
+    def do_blocking(self, work: Work) -> Any:
+        """Have the work committed and return its result."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._hand_in(_Job(work, future, None))
+        return future.result()
+
+    def stop(self) -> None:
+        """Write what has been handed in, then end the thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self._disconnect()
+
+    def _hand_in(self, job: _Job) -> None:
+        with self._changed:
+            if self._stopped:
+                raise Cancelled("The store has been closed.", hint="Open it again to write.")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
+                self._thread.start()
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        shared = False
+        while group := self._next_group(wait_for_more=shared):
+            _deliver(group, self._write(group))
+            shared = len(group) > 1
+
+    def _next_group(self, *, wait_for_more: bool) -> list[_Job]:
+        with self._changed:
+            while not self._jobs and not self._stopped:
+                self._changed.wait()
+        if wait_for_more and not self._stopped:
+            # The callers of the last group are just being woken; a lone caller never waits here.
+            time.sleep(GATHER_S)
+        with self._changed:
+            return [self._jobs.popleft() for _ in range(min(len(self._jobs), LARGEST_GROUP))]
+
+    def _write(self, group: Sequence[_Job]) -> list[_Outcome]:
+        try:
+            return [_Outcome(result) for result in self._transaction([job.work for job in group])]
+        except (StoreBusy, EnvironmentLacks, StoreVersion) as error:
+            # The store itself cannot be written now: one answer for all.
+            return [_Outcome(error=_own_copy(error)) for _ in group]
+        except BaseException as error:  # noqa: BLE001 - the border to the callers: each gets its error
+            if len(group) == 1:
+                return [_Outcome(error=error)]
+            return [self._write([job])[0] for job in group]
+
+    def _transaction(self, work: Sequence[Work]) -> list[Any]:
+        try:
+            with database_errors(self._database), disk_errors(self._database.parent):
+                failpoints.hit("store.group.before_begin")
+                with self._connected().begin():
+                    results = self._perform(self._connected(), work)
+                    failpoints.hit("store.group.before_commit")
+        except BaseException:
+            # After a failed write nothing is assumed about the connection.
+            self._disconnect()
+            raise
+        self.transactions += 1
+        failpoints.hit("store.group.after_commit")
+        return results
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _own_copy(error: BaseException) -> BaseException:
+    """Give each waiter an error of its own, for what a waiter notes on it concerns that waiter only."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
+
+
+def _deliver(group: Sequence[_Job], outcomes: Sequence[_Outcome]) -> None:
+    """Answer all callers; those of one event loop are woken by one call into it."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, _Outcome]]] = {}
+    for job, outcome in zip(group, outcomes, strict=True):
+        if job.loop is None:
+            _settle([(job, outcome)])
+        else:
+            by_loop.setdefault(job.loop, []).append((job, outcome))
+    for loop, answers in by_loop.items():
+        # A loop that has been closed meanwhile has nobody waiting in it.
+        if not loop.is_closed():
+            _call(loop, answers)
+
+
+def _call(loop: asyncio.AbstractEventLoop, answers: list[tuple[_Job, _Outcome]]) -> None:
+    try:
+        loop.call_soon_threadsafe(_settle, answers)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def _settle(answers: Sequence[tuple[_Job, _Outcome]]) -> None:
+    for job, outcome in answers:
+        if job.future.done():  # a cancelled caller; its rows are written all the same
+            continue
+        if outcome.error is None:
+            job.future.set_result(outcome.result)
+        else:
+            job.future.set_exception(outcome.error)
