@@ -17,6 +17,7 @@ import importlib
 import inspect
 import json
 import os
+import posixpath
 import re
 import shutil
 import sys
@@ -99,7 +100,7 @@ def _load_module(name: str, settings: Settings) -> ModuleType:
 def _load_file(chain_file: ChainFile, place: str) -> ModuleType:
     folder = chain_file.folder.resolve()
     path = _inside(folder, place)
-    source = chain_file.files.get(place)
+    source = chain_file.files.get(place, chain_file.files.get(posixpath.normpath(place)))
     if source is None:
         source = path.read_bytes()
     # the chain's hash covers the file, so an edited chain never meets the code that was loaded before

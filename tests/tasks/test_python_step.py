@@ -108,7 +108,9 @@ async def test_an_edited_chain_runs_its_new_code(tmp_path):
 async def test_what_runs_is_what_was_hashed_even_if_the_file_changed_since(tmp_path):
     file = chain_file(tmp_path, checks="def check():\n    return 'hashed'\n")
     (tmp_path / "checks.py").write_text("def check():\n    return 'edited'\n")
+    (tmp_path / "lib").mkdir()
     assert (await call(file)).output["value"] == "hashed"
+    assert (await call(file, "lib/../checks.py:check")).output["value"] == "hashed"
 
 
 async def test_a_file_is_loaded_once_for_many_rows(tmp_path):
