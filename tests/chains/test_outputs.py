@@ -131,7 +131,7 @@ def test_all_mistakes_of_the_short_form_come_with_their_paths() -> None:
         "twice.enum: an allowed value occurs twice",
         "code.pattern: '(' is not a regular expression",
         "bad name: 'bad name' is no name of a field. Use letters, digits, _ and -.",
-        "inner.properties.a.0.type: 'text' is no type. "
+        "inner.properties.a.0: 'text' is no type. "
         "Known here: array, boolean, integer, number, object, string.",
         "free: an object needs 'properties'. Write {properties: {name: string}}.",
         "maybe.required: 'no' is neither true nor false",
