@@ -129,7 +129,8 @@ async def _run_row(
     except HeadraceError as failure:
         status, error = "failed", failure
     closing = _closing(ctx, opening, (status, result, error))
-    scores = [_score_record(ctx, score) for score in result.row_records] if result else []
+    of_rows = result.row_records if result is not None else getattr(error, "row_records", ())
+    scores = _score_records(ctx, of_rows)
     await ctx.store.aput(closing, *scores)
     _count(ctx, counts, closing, error)
 
@@ -212,18 +213,26 @@ def _closing(
     )
 
 
-def _score_record(ctx: StepContext, score: RowScore) -> RecordRow:
+def _score_records(ctx: StepContext, scores: Sequence[RowScore]) -> list[RecordRow]:
+    """Return the records of a once step's rows; those of an earlier try keep their ids."""
+    if not scores:
+        return []
+    everything = range(min(s.row for s in scores), max(s.row for s in scores) + 1)
+    earlier = {row: record.id for row, record in _records_before(ctx, everything).items()}
     now = ctx.clock.now()
-    return RecordRow(
-        id=ctx.clock.new_id(),
-        run_id=ctx.run_id,
-        step=ctx.step_id,
-        row=score.row,
-        status=score.status,
-        output=canonical(score.output),
-        started_at=now,
-        finished_at=now,
-    )
+    return [
+        RecordRow(
+            id=earlier.get(score.row) or ctx.clock.new_id(),
+            run_id=ctx.run_id,
+            step=ctx.step_id,
+            row=score.row,
+            status=score.status,
+            output=canonical(score.output),
+            started_at=now,
+            finished_at=now,
+        )
+        for score in scores
+    ]
 
 
 def _error_json(error: Exception | None) -> bytes | None:

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from servers.launch import Running, start
 
 CHAINS = Path(__file__).parent / "chains"
