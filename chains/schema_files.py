@@ -6,7 +6,6 @@ opens the network. Knows nothing of answers (chains.outputs).
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ _DRAFTS = frozenset(
 
 def read_file(path: str, files: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, list[SchemaProblem]]:
     """Return the JSON Schema in one of the chain's files, with all problems."""
-    content = files.get(path, files.get(posixpath.normpath(path)))
+    content = files.get(path)
     if content is None:
         near = closest(path, files)
         return None, [_file_problem(path, "no such file", f"Did you mean {near!r}?" if near else None)]
