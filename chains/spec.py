@@ -459,3 +459,10 @@ class Chain(Part):
     """The steps, by id. Their order in the file does not matter."""
     outputs: dict[Name, Any] = {}
     """What a run returns for each row."""
+
+    def to_yaml(self) -> str:
+        """Write the chain as YAML that loads as the same chain."""
+        # chains.loading builds on this module.
+        from chains.loading.writing import to_yaml
+
+        return to_yaml(self)

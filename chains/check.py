@@ -1,0 +1,304 @@
+"""Everything about a chain that can be known before a run: names, references, files, order, secrets.
+
+Owns the rules that go beyond shapes (chains.spec). Imports no code of the chain and opens no network. All
+findings are collected; nothing stops at the first one.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chains.check_references import (
+    Subject,
+    check_references,
+    embedded_text_problems,
+    note,
+    templates_with_files,
+)
+from chains.check_secrets import check_models, check_secrets, check_store_model
+from chains.graph import find_cycles, unread_needs
+from chains.inputs import WrongValue, value_of
+from chains.outputs import schema_problems
+from chains.references import Reference, references
+from chains.source.files import FileRefused, expand, locate, python_file
+from chains.source.marks import YamlPath
+from chains.spec import (
+    RESERVED,
+    EmbedStep,
+    EvaluateStep,
+    FinetuneStep,
+    PrepareStep,
+    PromptStep,
+    PythonStep,
+    RetrieveStep,
+    Step,
+    StepBase,
+    kind_of,
+)
+from chains.suggest import did_you_mean, shown
+from chains.templates import has_expression
+from chains.usage import missing_environment, warnings
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Subject", "check", "missing_environment", "warnings"]
+
+_NOT_STEP_NAMES = RESERVED | {"models", "collections", "steps", "outputs", "defaults", "self", "chain"}
+
+
+def check(subject: Subject, *, root: Path, read_outside: bool) -> None:
+    """Note every problem of a validated chain."""
+    check_references(subject)
+    _check_names(subject)
+    _check_steps(subject, root, read_outside=read_outside)
+    _check_cycles(subject)
+    check_models(subject)
+    _check_inputs(subject)
+    check_secrets(subject)
+
+
+def _check_names(subject: Subject) -> None:
+    for name in subject.names["steps"]:
+        if name in _NOT_STEP_NAMES:
+            subject.findings.at_key(
+                ("steps", name), f"{name!r} is a reserved name and cannot be a step", "Choose another name."
+            )
+    for name, part in subject.chain.collections.items():
+        _known(
+            subject,
+            ("collections", name, "embedder"),
+            part.embedder,
+            words=f"collection {name!r}",
+            section="models",
+        )
+    if subject.chain.defaults.model is not None:
+        _known(
+            subject, ("defaults", "model"), subject.chain.defaults.model, words="'defaults'", section="models"
+        )
+
+
+def _known(subject: Subject, path: YamlPath, name: str, *, words: str, section: str) -> None:
+    known = subject.names[section]
+    if name not in known:
+        what = {"models": "model", "collections": "collection", "steps": "step"}[section]
+        hint = did_you_mean(name, known) or f"Declare it under '{section}:'."
+        subject.findings.at_value(
+            path, f"{words} names the {what} {name!r}, which the chain does not have", hint
+        )
+
+
+def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
+    files = _Files(subject, root, read_outside)
+    for step_id, step in subject.chain.steps.items():
+        at: YamlPath = ("steps", step_id)
+        words = f"step {step_id!r}"
+        for index, name in enumerate(step.after):
+            _known(subject, (*at, "after", index), name, words=f"{words}: 'after'", section="steps")
+        _check_once(subject, at, words, step)
+        match step:
+            case PromptStep():
+                _check_prompt(subject, at, words, step)
+            case RetrieveStep():
+                _known(subject, (*at, "retrieve"), step.retrieve, words=words, section="collections")
+            case EmbedStep():
+                _check_embed(subject, files, at, step)
+            case PythonStep():
+                _check_python(subject, (*at, "python"), words, step.python)
+            case PrepareStep():
+                files.require((*at, "prepare"), step.prepare)
+                _check_like(subject, (*at, "like"), words, step)
+            case FinetuneStep():
+                files.require((*at, "data", "train"), step.data.train)
+                if step.data.validation is not None:
+                    files.require((*at, "data", "validation"), step.data.validation)
+                check_store_model(subject, (*at, "base"), words, step.base)
+            case EvaluateStep():
+                pass
+
+
+class _Files:
+    """Existence of the data and documents that steps read when they run."""
+
+    def __init__(self, subject: Subject, root: Path, read_outside: bool) -> None:
+        self._subject = subject
+        self._root = root
+        self._read_outside = read_outside
+
+    def require(self, path: YamlPath, text: str) -> None:
+        """Note a literal path that leads to no file; a template's value is known only in a run."""
+        if not has_expression(text):
+            self._look(path, text, glob=False)
+
+    def require_matches(self, path: YamlPath, pattern: str) -> None:
+        """Note a path or glob that matches nothing."""
+        self._look(path, pattern, glob=True)
+
+    def _look(self, path: YamlPath, text: str, *, glob: bool) -> None:
+        try:
+            (expand if glob else locate)(self._root, text, read_outside=self._read_outside)
+        except FileRefused as refusal:
+            owner = f"step {path[1]!r}: "
+            self._subject.findings.at_value(path, owner + refusal.message, refusal.hint)
+
+
+def _check_once(subject: Subject, at: YamlPath, words: str, step: StepBase) -> None:
+    always = isinstance(step, PrepareStep | FinetuneStep | EvaluateStep) or (
+        isinstance(step, EmbedStep) and step.into is not None
+    )
+    if always and step.once is False:
+        subject.findings.at_value(
+            (*at, "once"), f"{words}: {kind_of(step)} always runs once per run", "Leave 'once' out."
+        )
+
+
+def _check_prompt(subject: Subject, at: YamlPath, words: str, step: PromptStep) -> None:
+    if step.model is not None:
+        _known(subject, (*at, "model"), step.model, words=words, section="models")
+    elif subject.chain.defaults.model is None:
+        hint = did_you_mean("", subject.names["models"]) or "Declare one under 'models:'."
+        subject.findings.at_key(
+            at, f"{words} has no model: neither 'model' nor 'defaults.model' is set", hint
+        )
+    if step.reask and step.output is None:
+        subject.findings.at_key(
+            (*at, "reask"), f"{words}: 'reask' needs 'output', or there is nothing to fall short of"
+        )
+    if step.output is None:
+        return
+    if isinstance(step.output, str) and step.output.endswith(".json") and step.output not in subject.files:
+        return  # the missing file has its own problem
+    for problem in schema_problems(step.output, subject.files):
+        path = (*at, "output", *problem.path) if not isinstance(step.output, str) else (*at, "output")
+        subject.findings.at_value(path, f"{words}: {problem.message}", problem.hint)
+    if isinstance(step.output, str) and not step.output.endswith(".json"):
+        _check_python(subject, (*at, "output"), words, step.output)
+
+
+def _check_embed(subject: Subject, files: _Files, at: YamlPath, step: EmbedStep) -> None:
+    words = f"step {at[1]!r}"
+    if step.model is not None:
+        _known(subject, (*at, "model"), step.model, words=words, section="models")
+    if step.into is None:
+        return
+    _known(subject, (*at, "into"), step.into, words=words, section="collections")
+    if step.model is not None:
+        hint = "Leave 'model' out."
+        subject.findings.at_key(
+            (*at, "model"), f"{words}: with 'into' the collection's embedder is used", hint
+        )
+    texts = (
+        [((*at, "embed"), step.embed)]
+        if isinstance(step.embed, str)
+        else [((*at, "embed", index), text) for index, text in enumerate(step.embed)]
+    )
+    for path, text in texts:
+        if has_expression(text):
+            embedded_text_problems(subject, path, words, text)
+        else:
+            files.require_matches(path, text)
+
+
+def _check_python(subject: Subject, path: YamlPath, words: str, reference: str) -> None:
+    """Look for the function in the file's syntax tree: the file is never imported here."""
+    file = python_file(reference)
+    source = subject.files.get(file) if file else None
+    if source is None:
+        return  # a module that settings allow, or a missing file, which has its own problem
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        where = f" (line {line})" if line else ""
+        subject.findings.at_value(path, f"{words}: {shown(file)} is no Python that can be read{where}")
+        return
+    names = _bound_names(tree)
+    name = reference.rpartition(":")[2]
+    if "*" not in names and name not in names:
+        hint = did_you_mean(name, [known for known in names if not known.startswith("_")])
+        subject.findings.at_value(path, f"{words}: {shown(file)} has no function {name!r}", hint)
+
+
+def _bound_names(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.alias(name=name, asname=asname):
+                names.add(asname or name.partition(".")[0])
+    return names
+
+
+def _check_like(subject: Subject, path: YamlPath, words: str, step: PrepareStep) -> None:
+    if step.like is None:
+        return
+    _known(subject, path, step.like, words=words, section="steps")
+    other = subject.chain.steps.get(step.like)
+    if other is None:
+        return
+    if not isinstance(other, PromptStep):
+        subject.findings.at_value(
+            path,
+            f"{words}: 'like' names step {step.like!r}, which is of kind {kind_of(other)!r}",
+            "Name a prompt step.",
+        )
+        return
+    read = {
+        reference.root
+        for template in templates_with_files(subject, step.like, other)
+        if template.path[2] == "prompt"
+        for reference in references(template.source)
+        if reference.root in subject.names["steps"] and not reference.guarded
+    }
+    if read:
+        listed = ", ".join(repr(name) for name in sorted(read))
+        message = (
+            f"{words}: the prompt of step {step.like!r} reads {listed}, and an example has the inputs only"
+        )
+        subject.findings.at_value(
+            path, message, "Read it with | default(...), or prepare from a prompt that reads inputs."
+        )
+
+
+def _check_cycles(subject: Subject) -> None:
+    chain = subject.chain
+    reads: dict[str, dict[str, tuple[Any, Reference]]] = {step_id: {} for step_id in chain.steps}
+    for step_id, step in chain.steps.items():
+        for template in templates_with_files(subject, step_id, step):
+            for reference in references(template.source, bare=template.bare):
+                if reference.root in chain.steps:
+                    reads[step_id].setdefault(reference.root, (template, reference))
+    needs = {step_id: frozenset(reads[step_id]) | unread_needs(step_id, chain) for step_id in chain.steps}
+    for cycle in find_cycles(needs):
+        _note_cycle(subject, cycle, reads)
+
+
+def _note_cycle(subject: Subject, cycle: tuple[str, ...], reads: Mapping[str, Mapping[str, Any]]) -> None:
+    first, second = cycle[0], cycle[1]
+    way = " -> ".join(cycle)
+    message = f"step {first!r} needs itself" if len(cycle) == 2 else f"the steps need each other: {way}"
+    hint = "Take one of these references away."
+    step: Step = subject.chain.steps[first]
+    if second in reads[first]:
+        template, reference = reads[first][second]
+        note(subject, template, (reference.line, reference.column), (message, hint))
+    elif second in step.after:
+        subject.findings.at_value(("steps", first, "after", step.after.index(second)), message, hint)
+    else:
+        subject.findings.at_key(("steps", first), message, hint)
+
+
+def _check_inputs(subject: Subject) -> None:
+    for name, spec in subject.chain.inputs.items():
+        if "default" not in spec.model_fields_set or spec.default is None:
+            continue
+        try:
+            value_of(spec, spec.default)
+        except WrongValue as error:
+            subject.findings.at_value(("inputs", name, "default"), f"the default of input {name!r} {error}")

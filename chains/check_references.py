@@ -1,0 +1,283 @@
+"""Every template of a chain against the names that exist: syntax, scopes, steps, outputs, inputs, secrets.
+
+Owns what a template may read where. Reports through `Findings`; never renders anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from chains.graph import StepTemplate, file_templates, nested_templates, own_templates
+from chains.references import Reference, references
+from chains.source.findings import Findings
+from chains.source.marks import YamlPath
+from chains.spec import (
+    Chain,
+    EvaluateStep,
+    FinetuneStep,
+    PrepareStep,
+    PromptStep,
+    Step,
+    runs_once,
+)
+from chains.step_outputs import METRIC_PARTS, OTHER_WORDS, answer_fields, declared_outputs
+from chains.suggest import closest, did_you_mean
+from chains.templates import has_expression, syntax_error
+
+SECRETS = frozenset({"env", "secret"})
+Said: TypeAlias = tuple[str, str | None]
+"""A problem's message and hint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A chain under check: its right parts, the names of all parts, its files, and where findings go."""
+
+    chain: Chain
+    names: Mapping[str, frozenset[str]]
+    files: Mapping[str, bytes]
+    folder: str
+    findings: Findings
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Who reads: `step 'a'` or `output 'b'`, and the step itself if it is one."""
+
+    words: str
+    step_id: str | None = None
+    step: Step | None = None
+
+
+def check_references(subject: Subject) -> None:
+    """Check the templates of all steps, outputs, models and collections."""
+    for step_id, step in subject.chain.steps.items():
+        reader = _Reader(f"step {step_id!r}", step_id, step)
+        for template in templates_with_files(subject, step_id, step):
+            _check_template(subject, template, reader)
+        _check_gate(subject, step_id, step)
+    for name, value in subject.chain.outputs.items():
+        for template in nested_templates(("outputs", name), value):
+            _check_template(subject, template, _Reader(f"output {name!r}"))
+    for section, parts in (("models", subject.chain.models), ("collections", subject.chain.collections)):
+        for name, part in parts.items():
+            for key, value in part:
+                if isinstance(value, str):
+                    _check_secret_template(subject, StepTemplate((section, name, key), value))
+
+
+def templates_with_files(subject: Subject, step_id: str, step: Step) -> list[StepTemplate]:
+    """Return all templates of a step, prompt files included."""
+    found = list(own_templates(step_id, step))
+    if isinstance(step, PromptStep):
+        found += file_templates(step_id, step, subject.files)
+    return found
+
+
+def note(subject: Subject, template: StepTemplate, place: tuple[int, int], said: Said) -> None:
+    """Note a problem at a place inside a template, in the file that holds its text."""
+    if template.file is not None:
+        file = f"{subject.folder}/{template.file}" if subject.folder not in ("", ".") else template.file
+        subject.findings.in_file(file, place, *said)
+    else:
+        subject.findings.inside(template.path, place, *said)
+
+
+def _check_template(subject: Subject, template: StepTemplate, reader: _Reader) -> None:
+    problem = syntax_error(template.source, bare=template.bare)
+    if problem is not None:
+        place = (problem.line, problem.column)
+        note(subject, template, place, (f"{reader.words}: {problem.message}", problem.hint))
+        return
+    for reference in references(template.source, bare=template.bare):
+        found = _problem_of(subject, template, reader, reference)
+        if found is not None:
+            note(subject, template, (reference.line, reference.column), found)
+
+
+def _problem_of(
+    subject: Subject, template: StepTemplate, reader: _Reader, reference: Reference
+) -> Said | None:
+    reads = f"{reader.words} reads {str(reference)!r}"
+    root = reference.root
+    if root == reader.step_id:
+        return None  # a cycle, which the graph's check names
+    if root in subject.names["steps"]:
+        return _step_problem(subject, reader, reference, reads)
+    if root == "inputs":
+        return _input_problem(subject, reference, reads)
+    if root == "row":
+        return None if template.may_read_row else _row_problem(subject, reader, reference, reads)
+    if root in SECRETS:
+        return (
+            f"{reads}, but secrets are for 'models' and 'collections' only",
+            "They must never reach a prompt.",
+        )
+    return f"{reads}, but there is no step {root!r}", _unknown_hint(subject, reference)
+
+
+def _unknown_hint(subject: Subject, reference: Reference) -> str | None:
+    if reference.root in subject.names["inputs"]:
+        return f"Did you mean 'inputs.{reference.root}'?"
+    if reference.root == "loop":
+        return "'loop' exists inside {% for %} only."
+    meant = closest(reference.root, [*subject.names["steps"], "inputs"])
+    if meant is not None:
+        return f"Did you mean {'.'.join((meant, *reference.path))!r}?"
+    if reference.root in subject.names["models"] or reference.root in subject.names["collections"]:
+        return "Templates read steps and inputs, not models or collections."
+    return did_you_mean(reference.root, subject.names["steps"])
+
+
+def _step_problem(subject: Subject, reader: _Reader, reference: Reference, reads: str) -> Said | None:
+    step = subject.chain.steps.get(reference.root)
+    if step is None or not reference.path:
+        return None  # a step that is wrong itself has its own problem
+    name = reference.path[0]
+    if _is_list_for(reader, step):
+        if name.lstrip("-").isdigit():
+            return None
+        return (
+            f"{reads}, but here {reference.root!r} is a list over the rows: {reader.words} runs once",
+            f"Write {reference.root} | map(attribute={name!r}) | list.",
+        )
+    known = declared_outputs(step, subject.files)
+    if known is not None and name not in known:
+        return _no_output(reference, reads, known, reference.root)
+    return _deeper_problem(subject, step, reference, reads)
+
+
+def _is_list_for(reader: _Reader, step: Step) -> bool:
+    """Whether a reader sees a list over rows; evaluate's comparison and outputs are read row by row."""
+    if reader.step is None or isinstance(reader.step, EvaluateStep):
+        return False
+    return runs_once(reader.step) and not runs_once(step)
+
+
+def _deeper_problem(subject: Subject, step: Step, reference: Reference, reads: str) -> Said | None:
+    if len(reference.path) < 2 or reference.path[1].lstrip("-").isdigit():
+        return None
+    first, second = reference.path[:2]
+    known: tuple[str, ...] | None = None
+    if isinstance(step, PromptStep) and first == "output":
+        known = answer_fields(step, subject.files) or None
+    elif isinstance(step, EvaluateStep) and first in step.metrics:
+        known = METRIC_PARTS
+    if known is None or second in known:
+        return None
+    message = f"{reads}, but '{reference.root}.{first}' has {list(known)}"
+    return message, did_you_mean(second, known, prefix=f"{reference.root}.{first}.")
+
+
+def _no_output(reference: Reference, reads: str, known: tuple[str, ...], step_id: str) -> Said:
+    name = reference.path[0]
+    other = OTHER_WORDS.get(name)
+    meant = other if other in known else closest(name, known)
+    hint = f"Did you mean {step_id + '.' + meant!r}?" if meant else None
+    return f"{reads}, but step {step_id!r} has outputs {list(known)}", hint
+
+
+def _input_problem(subject: Subject, reference: Reference, reads: str) -> Said | None:
+    known = subject.names["inputs"]
+    if not reference.path or reference.path[0] in known:
+        return None
+    name = reference.path[0]
+    hint = did_you_mean(name, known, prefix="inputs.") or "Declare it under 'inputs:'."
+    return f"{reads}, but the chain has no input {name!r}", hint
+
+
+def _row_problem(subject: Subject, reader: _Reader, reference: Reference, reads: str) -> Said:
+    if isinstance(reader.step, EvaluateStep | PrepareStep | FinetuneStep):
+        return f"{reads}, but this text is read once for the run, where there is no row", None
+    column = reference.path[0] if reference.path else None
+    hint = f"Make {column!r} an input and read 'inputs.{column}'." if column else None
+    if column in subject.names["inputs"]:
+        hint = f"Did you mean 'inputs.{column}'?"
+    return (
+        f"{reads}, but only evaluate, prepare and finetune see 'row': a prompt must not see its own answer",
+        hint,
+    )
+
+
+def _check_gate(subject: Subject, step_id: str, step: Step) -> None:
+    if not isinstance(step, EvaluateStep | FinetuneStep) or step.gate is None:
+        return
+    template = StepTemplate(("steps", step_id, "gate"), step.gate, bare=True)
+    problem = syntax_error(step.gate, bare=True)
+    if problem is not None:
+        note(
+            subject,
+            template,
+            (problem.line, problem.column),
+            (f"step {step_id!r}: {problem.message}", problem.hint),
+        )
+        return
+    known = declared_outputs(step, {}) or ()
+    for reference in references(step.gate, bare=True):
+        place = (reference.line, reference.column)
+        reads = f"the gate of step {step_id!r} reads {str(reference)!r}"
+        if reference.root not in known:
+            message = f"{reads}, but it can read the step's own results only: {list(known)}"
+            note(subject, template, place, (message, _near(reference.root, known)))
+        elif isinstance(step, EvaluateStep) and reference.root in step.metrics:
+            if not reference.path:
+                note(
+                    subject,
+                    template,
+                    place,
+                    (f"{reads}, which has {list(METRIC_PARTS)}", f"Write '{reference.root}.low'."),
+                )
+            elif reference.path[0] not in METRIC_PARTS:
+                note(
+                    subject,
+                    template,
+                    place,
+                    (
+                        f"{reads}, but {reference.root!r} has {list(METRIC_PARTS)}",
+                        _near(reference.path[0], METRIC_PARTS),
+                    ),
+                )
+
+
+def _near(name: str, known: tuple[str, ...]) -> str | None:
+    meant = closest(name, known)
+    return f"Did you mean {meant!r}?" if meant else None
+
+
+def _check_secret_template(subject: Subject, template: StepTemplate) -> None:
+    section, name, *_ = template.path
+    words = f"{str(section)[:-1]} {name!r}"
+    problem = syntax_error(template.source)
+    if problem is not None:
+        note(subject, template, (problem.line, problem.column), (f"{words}: {problem.message}", problem.hint))
+        return
+    if not has_expression(template.source):
+        return
+    for reference in references(template.source):
+        place = (reference.line, reference.column)
+        if reference.root not in SECRETS:
+            hint = "Write {{ env.NAME }} or {{ secret.name }}."
+            note(
+                subject,
+                template,
+                place,
+                (f"{words} reads {str(reference)!r}, but {section} can read env and secret only", hint),
+            )
+        elif len(reference.path) != 1:
+            note(
+                subject,
+                template,
+                place,
+                (
+                    f"{words} reads {str(reference)!r}, which names no {reference.root} value",
+                    f"Write {{{{ {reference.root}.NAME }}}}.",
+                ),
+            )
+
+
+def embedded_text_problems(subject: Subject, path: YamlPath, words: str, value: str) -> None:
+    """Note a template where only a plain file path may stand."""
+    if has_expression(value):
+        subject.findings.at_value(path, f"{words} takes files by path or glob, not a template")

@@ -1,0 +1,48 @@
+"""A chain as it was read: the chain, its bytes, the files that it names and the place of everything.
+
+Owns identity (`hash`). Knows nothing of checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chains.errors import Location
+from chains.source.marks import Marks, Place, YamlPath
+from chains.spec import Chain
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFile:
+    """A chain without problems, with what it was read from.
+
+    `folder` is the root of every relative file of the chain; `files` are the prompt, schema and Python files
+    that it names, as they were when it was read; `positions` are the places of keys (and list items).
+    """
+
+    chain: Chain
+    path: Path
+    folder: Path
+    source: bytes
+    files: Mapping[str, bytes]
+    positions: Mapping[YamlPath, Place]
+    hash: str
+    marks: Marks = field(repr=False, compare=False)
+
+    def where(self, *path: str | int) -> Location:
+        """Return the place of a key, or of its nearest parent that is in the file."""
+        return Location(str(self.path), *self.marks.key(path))
+
+
+def hash_of(source: bytes, files: Mapping[str, bytes]) -> str:
+    """Return the content hash of a chain and its files."""
+    parts = {
+        "chain": hashlib.sha256(source).hexdigest(),
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

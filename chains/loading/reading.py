@@ -1,0 +1,134 @@
+"""Read a chain file: every problem of the file and of what it names, at once.
+
+Owns the order of checks: YAML, then shapes, then files, references and the graph together. Runs nothing of
+the chain and opens no network.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chains.check import Subject, check
+from chains.errors import ChainInvalid, InputInvalid, Location, Problem
+from chains.loading.chain_file import ChainFile, hash_of
+from chains.loading.validation import validate
+from chains.source.document import MAX_BYTES, read_document, text_problem
+from chains.source.files import FileRefused, is_prompt_file, locate, named_files
+from chains.source.findings import Findings
+from chains.spec import Chain
+from chains.suggest import did_you_mean, shown
+
+if TYPE_CHECKING:
+    from chains.settings import Settings
+
+LIBRARY = Path(__file__).resolve().parents[1] / "library"
+_FILE_NAME = "chain.yaml"
+
+
+def load(path: str | Path, *, settings: Settings | None = None) -> ChainFile:
+    """Read and check a chain file; raise ChainInvalid with all problems, InputInvalid when there is none."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            source = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputInvalid(f"the chain file {shown(str(path))} cannot be read: {reason}.") from error
+    return load_source(source, path, settings=settings)
+
+
+def load_source(source: bytes, path: str | Path, *, settings: Settings | None = None) -> ChainFile:
+    """Check a chain file's bytes as if they stood at `path`; its folder is where the files are looked for."""
+    path = Path(path)
+    document = read_document(source, str(path))
+    findings = Findings(document, str(path))
+    if not isinstance(document.value, dict):
+        if not document.problems:
+            findings.at_value((), "a chain file is a mapping of keys.", "Begin with 'chain: NAME'.")
+        raise ChainInvalid(findings.all())
+    validated = validate(document.value, findings)
+    read_outside = _read_outside(settings)
+    files = _read_files(validated.chain, path.parent, findings, read_outside=read_outside)
+    subject = Subject(validated.chain, validated.names, files, str(path.parent), findings)
+    check(subject, root=path.parent, read_outside=read_outside)
+    if problems := findings.all():
+        raise ChainInvalid(problems)
+    return ChainFile(
+        chain=validated.chain,
+        path=path,
+        folder=path.parent,
+        source=source,
+        files=files,
+        positions=document.marks.keys,
+        hash=hash_of(source, files),
+        marks=document.marks,
+    )
+
+
+def find_chain(name_or_path: str) -> Path:
+    """Return a chain's file, from its path, a folder with `chain.yaml`, or a shipped chain's name."""
+    path = Path(name_or_path)
+    shipped = {folder.parent.name: folder for folder in sorted(LIBRARY.glob(f"*/{_FILE_NAME}"))}
+    try:
+        if path.is_file():
+            return path
+        if (path / _FILE_NAME).is_file():
+            return path / _FILE_NAME
+    except (OSError, ValueError) as error:
+        raise InputInvalid(f"{shown(name_or_path)} is no path.") from error
+    if name_or_path in shipped:
+        return _shortest(shipped[name_or_path])
+    known = [*shipped, *(str(near) for near in _files_beside(path))]
+    hint = did_you_mean(name_or_path, known) or "Give the path of a chain file."
+    raise InputInvalid(f"there is no chain file and no shipped chain {shown(name_or_path)}.", hint=hint)
+
+
+def _files_beside(path: Path) -> list[Path]:
+    try:
+        return sorted([*path.parent.glob("*.yaml"), *path.parent.glob("*.yml")])[:200]
+    except (OSError, ValueError):
+        return []
+
+
+def _shortest(path: Path) -> Path:
+    """Return a path relative to the working folder where it lies below it, for messages."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else Path(relative)
+
+
+def _read_outside(settings: Settings | None) -> bool:
+    """Return what the machine allows; its settings are read only where they could say other than no."""
+    if settings is None and "HEADRACE_READ_OUTSIDE" in os.environ:
+        from chains.settings import get_settings
+
+        settings = get_settings()
+    return settings is not None and settings.read_outside
+
+
+def _read_files(chain: Chain, folder: Path, findings: Findings, *, read_outside: bool) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for path, name in named_files(chain):
+        if name in files:
+            continue
+        try:
+            with locate(folder, name, read_outside=read_outside).open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except FileRefused as refusal:
+            findings.at_value(path, f"step {path[1]!r}: {refusal.message}", refusal.hint)
+            continue
+        except OSError as error:
+            findings.at_value(
+                path, f"step {path[1]!r}: the file {shown(name)} cannot be read: {error.strerror}"
+            )
+            continue
+        display = name if str(folder) in ("", ".") else f"{folder}/{name}"
+        problem = text_problem(content, display)
+        if problem is not None:
+            findings.add(problem)
+        elif is_prompt_file(name) and "\x00" in content.decode("utf-8"):
+            findings.add(Problem(Location(display, 1, 1), "the file holds a NUL character"))
+        else:
+            files[name] = content
+    return files

@@ -1,0 +1,73 @@
+"""What each kind of step gives to the steps after it: names of outputs, as far as a file can tell.
+
+Owns the names. Knows nothing of values or of how they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from chains.errors import InputInvalid
+from chains.outputs import schema_of
+from chains.spec import (
+    EmbedStep,
+    EvaluateStep,
+    FinetuneStep,
+    PrepareStep,
+    PromptStep,
+    RetrieveStep,
+    StepBase,
+)
+
+METRIC_PARTS = ("value", "low", "high", "n")
+FINETUNE_OUTPUTS = (
+    "model", "method", "base", "version", "steps", "train_loss", "validation_loss", "tokens", "seconds",
+)  # fmt: skip
+
+OTHER_WORDS = {
+    "answer": "text", "response": "text", "content": "text", "json": "output", "parsed": "output",
+    "docs": "hits", "documents": "hits", "passages": "hits", "results": "hits", "chunks": "hits",
+    "embedding": "vector", "loss": "train_loss", "val_loss": "validation_loss", "valid": "validation",
+}  # fmt: skip
+"""What other tools call these outputs, for did-you-mean."""
+
+
+def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, ...] | None:
+    """Return the names of a step's outputs, or None where only a run can tell."""
+    match step:
+        case PromptStep():
+            fields = answer_fields(step, files)
+            return (
+                None if fields is None else tuple(dict.fromkeys(("text", "output", "finish_reason", *fields)))
+            )
+        case RetrieveStep():
+            return ("hits", "scores")
+        case EmbedStep(into=None):
+            return ("vector", "dimension")
+        case EmbedStep():
+            return ("collection", "chunks", "embedded", "reused", "documents")
+        case PrepareStep():
+            return ("train", "validation", "test", "counts", "dropped")
+        case FinetuneStep():
+            return FINETUNE_OUTPUTS
+        case EvaluateStep():
+            return (*step.metrics, "rows", "missing")
+        case _:
+            return None
+
+
+def answer_fields(step: PromptStep, files: Mapping[str, bytes]) -> tuple[str, ...] | None:
+    """Return the fields of a structured answer; none for plain text, None where only a run can tell."""
+    if step.output is None:
+        return ()
+    try:
+        schema = schema_of(step.output, files)
+    except InputInvalid:
+        return None  # reported where the output form is checked
+    if schema is None or "$ref" in schema or any(key in schema for key in ("allOf", "anyOf", "oneOf")):
+        return None
+    if schema.get("type", "object") != "object":
+        return ()
+    open_ended = schema.get("additionalProperties", True) is not False
+    fields = schema.get("properties", {})
+    return None if open_ended else tuple(fields)
