@@ -1,0 +1,243 @@
+"""The plan of a run: order, shards, how many calls and tokens at most, and what may be reused, and why.
+
+Owns the estimates and their words. Asks no model and runs nothing; reads the store only for an earlier run
+of the same chain. Estimates are upper bounds for calls and rough for tokens (four bytes each).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from chains.graph import Graph, graph_of_file, models_of
+from chains.prompts import prompt_parts
+from chains.spec import (
+    Chain,
+    EmbedStep,
+    EvaluateStep,
+    FinetuneStep,
+    Model,
+    PrepareStep,
+    PromptStep,
+    PythonStep,
+    RetrieveStep,
+    Step,
+    kind_of,
+    runs_once,
+)
+from chains.templates import references
+from chains.textform import text_of
+
+if TYPE_CHECKING:
+    from chains.loading import ChainFile
+    from chains.settings import Settings
+    from chains.store import Store
+
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One step of a plan. `calls` and `tokens_in_estimate` are for all rows; None: not known before a run."""
+
+    id: str
+    kind: str
+    once: bool
+    pool: str | None
+    needs: tuple[str, ...]
+    calls: int | None
+    tokens_in_estimate: int | None
+    model: str | None
+    reuse: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do."""
+
+    chain: str
+    hash: str
+    rows: int
+    shards: list[range]
+    steps: list[PlannedStep]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values; a shard is its first row and the row after its last."""
+        steps = [{**asdict(step), "needs": list(step.needs)} for step in self.steps]
+        shards = [[shard.start, shard.stop] for shard in self.shards]
+        return {
+            "chain": self.chain,
+            "hash": self.hash,
+            "rows": self.rows,
+            "shards": shards,
+            "steps": steps,
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(
+    chain_file: ChainFile,
+    *,
+    rows: int,
+    inputs_sample: Mapping[str, Any] | None,
+    settings: Settings,
+    store: Store | None,
+    data_sha256: str | None = None,
+) -> Plan:
+    """Return the plan of a run over `rows` rows; `inputs_sample`: one row's inputs, for the token estimate."""
+    graph = graph_of_file(chain_file)
+    steps = [
+        _planned(step_id, chain_file, graph, rows=rows, sample=inputs_sample or {}) for step_id in graph.order
+    ]
+    shards = [
+        range(start, min(start + settings.shard_rows, rows)) for start in range(0, rows, settings.shard_rows)
+    ]
+    notes = [*_earlier_notes(chain_file, store, data_sha256), *_notes(chain_file.chain, graph, steps, shards)]
+    return Plan(chain_file.chain.chain, chain_file.hash, rows, shards, steps, notes)
+
+
+def _planned(
+    step_id: str, chain_file: ChainFile, graph: Graph, *, rows: int, sample: Mapping[str, Any]
+) -> PlannedStep:
+    chain = chain_file.chain
+    step = chain.steps[step_id]
+    once = runs_once(step)
+    times = 1 if once else rows
+    name = next(iter(models_of(step, chain)), None)
+    model = chain.models.get(name) if name is not None else None
+    sources = _sources(step_id, step, chain_file)
+    return PlannedStep(
+        id=step_id,
+        kind=kind_of(step),
+        once=once,
+        pool=step.pool or (model.pool if model is not None else None),
+        needs=tuple(other for other in graph.order if other in graph.needs[step_id]),
+        calls=_calls(step, times),
+        tokens_in_estimate=None if sources is None else times * _tokens(sources, sample),
+        model=_described(step, name, model),
+        reuse=_reuse(step, model),
+    )
+
+
+def _calls(step: Step, times: int) -> int | None:
+    match step:
+        case PromptStep():
+            return times * (1 + step.reask)
+        case EmbedStep(into=str()):
+            return None
+        case EmbedStep() | RetrieveStep():
+            return times
+        case _:
+            return 0
+
+
+def _sources(step_id: str, step: Step, chain_file: ChainFile) -> list[str] | None:
+    """Return the templates whose text goes to a model; None where the text cannot be known before a run."""
+    match step:
+        case PromptStep():
+            return [source for _, source in prompt_parts(chain_file, step_id)]
+        case EmbedStep(into=str()) | FinetuneStep():
+            return None
+        case EmbedStep():
+            return [step.embed] if isinstance(step.embed, str) else step.embed
+        case RetrieveStep():
+            return [step.query]
+        case _:
+            return []
+
+
+def _tokens(sources: Iterable[str], sample: Mapping[str, Any]) -> int:
+    """Estimate tokens from the templates' own text and the inputs that they print."""
+    size = 0
+    for source in sources:
+        size += len(source.encode("utf-8", "replace"))
+        for reference in references(source):
+            if reference.root == "inputs":
+                value = sample.get(reference.path[0]) if reference.path else dict(sample)
+                size += len(text_of(value).encode("utf-8", "replace")) if value is not None else 0
+    return math.ceil(size / BYTES_PER_TOKEN)
+
+
+def _described(step: Step, name: str | None, model: Model | None) -> str | None:
+    if model is None:
+        return "from nothing" if isinstance(step, FinetuneStep) and step.base is None else name
+    return f"{name} ({model.provider} {model.model})" if model.model else f"{name} ({model.provider})"
+
+
+def _reuse(step: Step, model: Model | None) -> str:
+    """Say whether earlier answers may be used again, and why."""
+    match step:
+        case PromptStep():
+            return _prompt_reuse(model)
+        case EmbedStep(into=str()):
+            return "chunks that were embedded before are reused"
+        case EmbedStep():
+            return "deterministic: reused when the same text was embedded before"
+        case RetrieveStep():
+            return "deterministic: reused when the collection and the query are the same"
+        case PrepareStep():
+            return "deterministic: reused when the data and the step are the same"
+        case FinetuneStep():
+            return "seeded: reused when the data, the base and the parameters are the same"
+        case EvaluateStep():
+            return "computed anew: it costs nothing"
+        case PythonStep():
+            return "called anew: what a function reads is not known"
+
+
+def _prompt_reuse(model: Model | None) -> str:
+    if model is None:
+        return "asked anew"
+    if model.temperature == 0 or (model.temperature is None and model.provider != "openai"):
+        return "deterministic: reused when the same request was answered before"
+    if model.temperature is None:
+        return "asked anew: the endpoint samples unless the model has `temperature: 0`"
+    return f"asked anew: sampled at temperature {model.temperature:g}"
+
+
+def _earlier_notes(chain_file: ChainFile, store: Store | None, data_sha256: str | None) -> list[str]:
+    """Name the latest finished run of the same chain over the same data."""
+    if store is None:
+        return []
+    for run in store.runs(chain=chain_file.chain.chain, payloads=False):
+        same = run.chain_hash == chain_file.hash and run.data_sha256 == data_sha256
+        if same and run.status in ("ok", "failed"):
+            what = "the same chain and data" if data_sha256 is not None else "the same chain"
+            return [f"run {run.id} ({run.status}) had {what}; see each step for what is reused from it"]
+    return []
+
+
+def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[range]) -> list[str]:
+    notes = []
+    if len(shards) > 1:
+        notes.append(f"the rows run in {len(shards)} shards of up to {len(shards[0])}")
+    per_row = {step.id for step in steps if not step.once}
+    for step in steps:
+        waits_for = [name for name in step.needs if name in per_row]
+        if step.once and waits_for:
+            notes.append(f"{step.id} runs once, when {_listed(waits_for)} ended for all rows")
+    in_pools: dict[str, list[str]] = defaultdict(list)
+    for step in steps:
+        if step.pool is not None:
+            in_pools[step.pool].append(step.id)
+    for pool, names in sorted(in_pools.items()):
+        notes.append(
+            f"{_listed(names)} {'names' if len(names) == 1 else 'name'} pool {pool!r}: runs in this process"
+        )
+    if any(isinstance(step, PromptStep) and step.reask for step in chain.steps.values()):
+        notes.append("calls are upper bounds: a model is asked again only when its answer does not fit")
+    if conditional := [name for name in graph.order if chain.steps[name].when is not None]:
+        notes.append(f"{_listed(conditional)}: only for rows where `when` holds")
+    if any(step.tokens_in_estimate for step in steps):
+        notes.append(
+            "tokens are estimated from templates and inputs; what earlier steps answer is not counted"
+        )
+    return notes
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
