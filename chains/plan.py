@@ -88,7 +88,7 @@ def make_plan(
     store: Store | None,
     data_sha256: str | None = None,
 ) -> Plan:
-    """Return the plan of a run over `rows` rows; `inputs_sample`: one row's inputs, for the token estimate."""
+    """Return the plan of a run over `rows` rows; `inputs_sample` (one row's) is for the token estimate."""
     graph = graph_of_file(chain_file)
     steps = [
         _planned(step_id, chain_file, graph, rows=rows, sample=inputs_sample or {}) for step_id in graph.order
@@ -233,9 +233,7 @@ def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[ra
     if conditional := [name for name in graph.order if chain.steps[name].when is not None]:
         notes.append(f"{_listed(conditional)}: only for rows where `when` holds")
     if any(step.tokens_in_estimate for step in steps):
-        notes.append(
-            "tokens are estimated from templates and inputs; what earlier steps answer is not counted"
-        )
+        notes.append("tokens are estimated from templates and inputs, without what earlier steps answer")
     return notes
 
 
