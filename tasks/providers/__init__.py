@@ -28,14 +28,25 @@ __all__ = ["Completion", "Gate", "Provider", "Providers", "Reply"]
 class Provider(Protocol):
     """One model as the steps see it. `send_*` tries once; the retry loop is tasks.attempts."""
 
-    name: str
-    """The name under `models:`."""
-    identity: Mapping[str, Any]
-    """What decides the answer, for value keys: who answers and how it samples; never a key."""
-    deterministic: bool
-    """Whether the same request gets the same answer."""
-    concurrency: int
-    """Calls in flight at once."""
+    @property
+    def name(self) -> str:
+        """The name under `models:`."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the answer, for value keys: who answers and how it samples; never a key."""
+        ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same request gets the same answer."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Calls in flight at once."""
+        ...
 
     def chat_request(
         self, messages: list[dict[str, str]], *, schema: dict[str, Any] | None, sample: int
