@@ -36,6 +36,9 @@ POINTS: Final = frozenset(
         "store.migrate.after_backup",
         "store.migrate.before_commit",
         "store.migrate.after_commit",
+        # tasks.attempts: one outside call
+        "attempt.after_intent",
+        "attempt.before_outcome",
         # chains.store.collecting: removal of what nothing refers to
         "store.collect.before_unlink",
         "store.collect.before_commit",

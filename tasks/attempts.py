@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from chains import failpoints
 from chains.clock import Clock
 from chains.errors import HeadraceError, RateLimited, StepFailed, Transient
 from chains.spec import Retry
@@ -154,8 +155,10 @@ class _Attempt:
             await asyncio.sleep(backoff)
         async with caller.gate.enter(tries=self._number):
             await self._begin(caller.clock.monotonic() - since)
+            failpoints.hit("attempt.after_intent")
             value, failure = await self._send(send, read)
             self._tell_gate(failure)
+        failpoints.hit("attempt.before_outcome")
         if failure is not None:
             await self._end("error", type(failure).__name__, failure.message)
         else:
