@@ -14,7 +14,7 @@ from jinja2 import TemplateSyntaxError, nodes
 from jinja2.parser import Parser
 
 from chains.sandbox import FILTER_NAMES, LOOP_NAMES, TEST_NAMES, Environment, environment
-from chains.suggest import did_you_mean
+from chains.suggest import did_you_mean, shown
 
 MAX_DEPTH = 60
 MAX_LOOPS = 5
@@ -194,10 +194,27 @@ def _refused(node: nodes.Node) -> TemplateProblem | None:
 
 
 def _unknown_function(node: nodes.Filter | nodes.Test) -> TemplateProblem | None:
-    known, word = (FILTER_NAMES, "filter") if isinstance(node, nodes.Filter) else (TEST_NAMES, "test")
-    if node.name not in known:
-        return _problem(node, f"there is no {word} {node.name!r}", did_you_mean(node.name, known))
+    is_filter = isinstance(node, nodes.Filter)
+    for name, known in ((node.name, FILTER_NAMES if is_filter else TEST_NAMES), *_named_inside(node)):
+        if name not in known:
+            word = "filter" if known is FILTER_NAMES else "test"
+            return _problem(node, f"there is no {word} {shown(name)}", did_you_mean(name, known))
     return None
+
+
+def _named_inside(node: nodes.Filter | nodes.Test) -> list[tuple[str, frozenset[str]]]:
+    """Return the filter or test that `map('upper')` or `selectattr('x', 'eq', 1)` names as a text."""
+    place, known = {
+        "map": (0, FILTER_NAMES),
+        "select": (0, TEST_NAMES),
+        "reject": (0, TEST_NAMES),
+        "selectattr": (1, TEST_NAMES),
+        "rejectattr": (1, TEST_NAMES),
+    }.get(node.name, (0, None))
+    if known is None or len(node.args) <= place:
+        return []
+    name = node.args[place]
+    return [(name.value, known)] if isinstance(name, nodes.Const) and isinstance(name.value, str) else []
 
 
 def _problem(node: nodes.Node, message: str, hint: str | None = None) -> TemplateProblem:

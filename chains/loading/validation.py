@@ -6,6 +6,7 @@ even when problems were found, so that later checks can go on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from chains.loading.explaining import Explainer, kind_of_value
 from chains.source.findings import Findings
 from chains.source.marks import YamlPath
-from chains.spec import KINDS, Chain, Collection, Input, Model, StepBase
+from chains.spec import KINDS, NAME_PATTERN, Chain, Collection, Defaults, Input, Model, StepBase
 from chains.suggest import closest, shown
 
 _SECTIONS: dict[str, type[BaseModel]] = {"inputs": Input, "models": Model, "collections": Collection}
@@ -64,14 +65,21 @@ def _top_level(raw: Mapping[str, Any], parts: Mapping[str, dict[str, Any]], find
             item for item in details if not (item["type"] == "too_short" and item["loc"] == ("steps",))
         ]
     Explainer(raw, (), Chain, findings).explain(details)
-    wrong = {str(item["loc"][0]) for item in details if item["loc"]}
-    kept = {name: value for name, value in values.items() if name in Chain.model_fields and name not in wrong}
-    # Entries with a wrong name only: the rest of their section still takes part in later checks.
-    kept |= {name: parts[name] for name in parts if name in wrong and isinstance(raw.get(name), dict)}
+    return _right_parts(raw, parts)
+
+
+def _right_parts(raw: Mapping[str, Any], parts: Mapping[str, dict[str, Any]]) -> Chain:
+    """Return a chain of what is right, for the later checks: never to be run."""
+    named = {
+        section: {name: part for name, part in entries.items() if re.fullmatch(NAME_PATTERN, name)}
+        for section, entries in parts.items()
+    }
     try:
-        return Chain.model_validate({"chain": "unnamed", **kept}, strict=True)
+        defaults = Defaults.model_validate(raw.get("defaults", {}), strict=True)
     except ValidationError:
-        return Chain.model_construct(chain="unnamed", **parts)  # type: ignore[arg-type]  # parts are models
+        defaults = Defaults()
+    outputs = _entries(raw, "outputs")
+    return Chain.model_construct(chain="unnamed", defaults=defaults, outputs=outputs, **named)  # type: ignore[arg-type]  # the parts are models
 
 
 def _part(model: type[BaseModel], raw: Any, path: YamlPath, findings: Findings) -> BaseModel | None:

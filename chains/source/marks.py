@@ -58,8 +58,12 @@ class Marks:
             return (mark.line, mark.column)
         return (mark.line, self._in_line(mark, column))
 
+    def _line(self, number: int) -> str:
+        """Return a line; an empty value may stand behind the last one."""
+        return self.lines[number - 1] if number <= len(self.lines) else ""
+
     def _in_block(self, mark: Mark, line: int, column: int) -> Place:
-        header = self.lines[mark.line - 1][mark.column - 1 :]
+        header = self._line(mark.line)[mark.column - 1 :]
         below = self.lines[mark.line :]
         first = next((text for text in below if text.strip()), "")
         indent = len(first) - len(first.lstrip(" "))
@@ -72,7 +76,7 @@ class Marks:
 
     def _in_line(self, mark: Mark, column: int) -> int:
         """Step over quotes and escapes."""
-        text = self.lines[mark.line - 1]
+        text = self._line(mark.line)
         at = mark.column - 1 + (1 if mark.style else 0)
         for _ in range(column - 1):
             if mark.style == '"' and text[at : at + 1] == "\\":

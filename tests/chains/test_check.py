@@ -1,0 +1,280 @@
+"""One case for each kind of mistake in a chain: where it is, what is said, what to do."""
+
+# ruff: noqa: E501 - a case is one line, to be read beside its neighbours
+
+import pytest
+
+from chains.check import missing_environment, warnings
+from chains.errors import ChainInvalid
+from chains.loading import load_source
+
+HEAD = """chain: c
+inputs: {ticket: {type: string}, order: {type: integer, required: false}}
+models: {writer: {provider: starter}, mini: {provider: local, model: x}}
+collections: {book: {embedder: mini}}
+defaults: {model: writer}
+steps:
+"""
+FIRST = len(HEAD.splitlines()) + 1
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts/good.md").write_text("{{ inputs.ticket }}")
+    (tmp_path / "prompts/typo.md").write_text("Hello\n\n  {{ inputs.tikcet }}\n")
+    (tmp_path / "prompts/broken.md").write_text("Hello {{ inputs.ticket\n")
+    (tmp_path / "prompts/latin.md").write_bytes(b"gr\xfc\xdfe")
+    (tmp_path / "prompts/key.md").write_text("use\nsk-abcdefghijklmnopqrstuvwx")
+    (tmp_path / "data.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "book.md").write_text("text")
+    (tmp_path / "work.py").write_text("from json import *\n")
+    (tmp_path / "tool.py").write_text("def measure(x):\n    return x\n\ndef _own(): pass\n")
+    (tmp_path / "bad.py").write_text("def broken(:\n")
+    (tmp_path / "schema.json").write_text(
+        '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": false}'
+    )
+    (tmp_path / "notschema.json").write_text("{")
+    return tmp_path
+
+
+def problems_of(source, folder):
+    try:
+        load_source(source.encode(), folder / "c.yaml")
+    except ChainInvalid as error:
+        return [str(problem).removeprefix(f"{folder}/") for problem in error.problems]
+    return []
+
+
+T = "  t: {prompt: x, output: {intent: {enum: [a, b]}, order: {type: string, required: false}}}\n"
+P = "  p: {retrieve: book, query: '{{ inputs.ticket }}'}\n"
+
+# Each case: the lines below `steps:`, and the start and further words of exactly one problem.
+STEP_CASES = {
+    "unknown output": (P + '  a: {prompt: "See {{ p.docs }}"}', "8:23", "step 'a' reads 'p.docs', but step 'p' has outputs ['hits', 'scores']. Did you mean 'p.hits'?"),
+    "misspelt field": (T + '  a: {prompt: "{{ t.intnt }}"}', "8:19", "step 'a' reads 't.intnt', but step 't' has outputs ['text', 'output', 'finish_reason', 'intent', 'order']. Did you mean 't.intent'?"),
+    "misspelt field under default": (T + '  a: {prompt: "{{ t.intnt | default(1) }}"}', "8:19", "Did you mean 't.intent'?"),
+    "misspelt deep field": (T + '  a: {prompt: "{{ t.output.intnt }}"}', "8:19", "'t.output' has ['intent', 'order']. Did you mean 't.output.intent'?"),
+    "unknown step": (T + '  a: {prompt: "{{ tt.intent }}"}', "8:19", "step 'a' reads 'tt.intent', but there is no step 'tt'. Did you mean 't.intent'?"),
+    "input without its prefix": ('  a: {prompt: "{{ ticket }}"}', "7:19", "there is no step 'ticket'. Did you mean 'inputs.ticket'?"),
+    "unknown input": ('  a: {prompt: "{{ inputs.tickt }}"}', "7:19", "the chain has no input 'tickt'. Did you mean 'inputs.ticket'?"),
+    "typo in a prompt file": ("  a: {prompt: prompts/typo.md}", "prompts/typo.md:3:6", "step 'a' reads 'inputs.tikcet', but the chain has no input 'tikcet'. Did you mean 'inputs.ticket'?"),
+    "unclosed prompt file": ("  a: {prompt: prompts/broken.md}", "prompts/broken.md:1:", "step 'a': the template cannot be read: unexpected end of template"),
+    "prompt file not UTF-8": ("  a: {prompt: prompts/latin.md}", "prompts/latin.md:1:3", "the byte 0xfc is not UTF-8"),
+    "literal block": ('  a:\n    prompt: |\n      Hello\n      {{ inputs.x }}', "10:10", "no input 'x'"),
+    "label in a prompt": ('  a: {prompt: "{{ row.intent }}"}', "7:19", "only evaluate, prepare and finetune see 'row': a prompt must not see its own answer. Make 'intent' an input and read 'inputs.intent'."),
+    "label that is an input": ('  a: {prompt: "{{ row.ticket }}"}', "7:19", "Did you mean 'inputs.ticket'?"),
+    "label in a condition": ("  a: {prompt: x, when: row.intent == 'a'}", "7:24", "a prompt must not see its own answer"),
+    "label in a query": ("  a: {retrieve: book, query: '{{ row.x }}'}", "7:34", "must not see its own answer"),
+    "label in args": ("  a: {python: 'tool.py:measure', args: {x: ['{{ row.x }}']}}", "7:49", "must not see its own answer"),
+    "secret in a prompt": ('  a: {prompt: "{{ env.KEY }}"}', "7:19", "secrets are for 'models' and 'collections' only"),
+    "model as a value": ('  a: {prompt: "{{ writer.name }}"}', "7:19", "Templates read steps and inputs, not models or collections."),
+    "loop outside": ('  a: {prompt: "{{ loop.index }}"}', "7:19", "'loop' exists inside {% for %} only."),
+    "braces in a bare expression": ('  a: {prompt: x, when: "{{ inputs.ticket }}"}', "7:", "step 'a': the expression cannot be read"),
+    "broken expression": ("  a: {prompt: x, when: inputs.ticket ==}", "7:", "the expression cannot be read"),
+    "call in a template": ('  a: {prompt: "{{ inputs.ticket.upper() }}"}', "7:38", "calls are not part of templates"),
+    "private name": ('  a: {prompt: "{{ inputs.__class__ }}"}', "7:25", "'__class__' is private"),
+    "unknown filter": ('  a: {prompt: "{{ inputs.ticket | uper }}"}', "7:35", "there is no filter 'uper'. Did you mean 'upper'?"),
+    "unknown test": ('  a: {prompt: "{{ inputs.ticket is defind }}"}', "7:33", "there is no test 'defind'. Did you mean 'defined'?"),
+    "include": ("  a: {prompt: \"{% include 'x' %}\"}", "7:19", "'include' is not part of templates"),
+    "scalar read of a list over rows": (T + "  a: {python: 'tool.py:measure', once: true, args: {x: '{{ t.intent }}'}}", "8:60", "here 't' is a list over the rows: step 'a' runs once. Write t | map(attribute='intent') | list."),
+    "self loop": ('  a: {prompt: "{{ a.text }}"}', "7:19", "step 'a' needs itself"),
+    "cycle": ('  a: {prompt: "{{ b.text }}"}\n  b: {prompt: x, after: [a]}', "7:19", "the steps need each other: a -> b -> a. Take one of these references away."),
+    "unknown after": ("  a: {prompt: x, after: [bb]}\n  b: {prompt: x}", "7:26", "step 'a': 'after' names the step 'bb', which the chain does not have. Did you mean 'b'?"),
+    "unknown model": ("  a: {prompt: x, model: writr}", "7:25", "step 'a' names the model 'writr', which the chain does not have. Did you mean 'writer'?"),
+    "unknown collection": ("  a: {retrieve: bok, query: x}", "7:17", "names the collection 'bok', which the chain does not have. Did you mean 'book'?"),
+    "unknown target collection": ("  a: {embed: book.md, into: bok}", "7:29", "Did you mean 'book'?"),
+    "reserved name": ("  inputs: {prompt: x}", "7:3", "'inputs' is a reserved name and cannot be a step"),
+    "reserved section name": ("  models: {prompt: x}", "7:3", "'models' is a reserved name"),
+    "missing prompt file": ("  a: {prompt: prompts/god.md}", "7:15", "there is no file 'prompts/god.md' in the chain's folder. Did you mean 'good.md'?"),
+    "path out of the folder": ("  a: {prompt: ../x.md}", "7:15", "'../x.md' leads out of the chain's folder"),
+    "absolute path": ("  a: {prompt: /etc/x.md}", "7:15", "leads out of the chain's folder"),
+    "folder as a file": ("  a: {prepare: prompts}", "7:16", "'prompts' is a folder, not a file"),
+    "missing data": ("  a: {prepare: dta.jsonl}", "7:16", "step 'a': there is no file 'dta.jsonl' in the chain's folder. Did you mean 'data.jsonl'?"),
+    "missing training data": ("  a: {finetune: lora, base: writer, data: {train: none.jsonl}}", "7:51", "there is no file 'none.jsonl'"),
+    "glob without a match": ("  a: {embed: pages/*.md, into: book}", "7:14", "'pages/*.md' matches no file"),
+    "glob out of the folder": ("  a: {embed: ../*.md, into: book}", "7:14", "leads out of the chain's folder"),
+    "template as documents": ("  a: {embed: '{{ inputs.ticket }}', into: book}", "7:14", "takes files by path or glob, not a template"),
+    "embedder given twice": ("  a: {embed: book.md, into: book, model: mini}", "7:35", "with 'into' the collection's embedder is used"),
+    "once kind per row": ("  a: {prepare: data.jsonl, once: false}", "7:34", "prepare always runs once per run"),
+    "missing python file": ("  a: {python: 'tol.py:measure'}", "7:15", "there is no file 'tol.py' in the chain's folder. Did you mean 'tool.py'?"),
+    "missing function": ("  a: {python: 'tool.py:mesure'}", "7:15", "'tool.py' has no function 'mesure'. Did you mean 'measure'?"),
+    "python that cannot be read": ("  a: {python: 'bad.py:broken'}", "7:15", "'bad.py' is no Python that can be read (line 1)"),
+    "python without a function": ("  a: {python: tool.py}", "7:15", "'tool.py' names no function. Write file.py:function or package.module:function."),
+    "missing schema": ("  a: {prompt: x, output: none.json}", "7:26", "there is no file 'none.json'"),
+    "schema that is no JSON": ("  a: {prompt: x, output: notschema.json}", "7:26", "step 'a': "),
+    "wrong short form": ("  a: {prompt: x, output: {n: {type: intger}}}", "7:30", "step 'a': 'intger' is no type. Did you mean 'integer'?"),
+    "reask without output": ("  a: {prompt: x, reask: 2}", "7:18", "'reask' needs 'output'"),
+    "like names no prompt": (P + "  a: {prepare: data.jsonl, like: p, completion: '{{ row.a }}'}", "8:34", "'like' names step 'p', which is of kind 'retrieve'. Name a prompt step."),
+    "like reads other steps": (P + '  q: {prompt: "{{ p.hits }}"}\n' + "  a: {prepare: data.jsonl, like: q, completion: '{{ row.a }}'}", "9:34", "the prompt of step 'q' reads 'p', and an example has the inputs only"),
+    "row in a path": ("  a: {prepare: '{{ row.file }}'}", "7:20", "this text is read once for the run, where there is no row"),
+    "gate of another step": (T + "  a: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, gate: f1_macro.low > 0}", "8:86", "the gate of step 'a' reads 'f1_macro.low', but it can read the step's own results only: ['accuracy', 'rows', 'missing']"),
+    "gate on a whole metric": (T + "  a: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, gate: accuracy > 0}", "8:86", "Write 'accuracy.low'."),
+    "gate on an unknown part": (T + "  a: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, gate: accuracy.lo > 0}", "8:86", "'accuracy' has ['value', 'low', 'high', 'n']. Did you mean 'low'?"),
+    "broken gate": (T + "  a: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, gate: accuracy >}", "8:", "the expression cannot be read"),
+    "malformed store model": ("  a: {finetune: lora, base: 'models:Mine@new', data: {train: data.jsonl}}", "7:29", "names no model of the store"),
+    "written-out key in a text": ('  a: {prompt: "use sk-abcdefghijklmnopqrstuvwx"}', "7:15", "this looks like a secret key"),
+    "written-out key in a file": ("  a: {prompt: prompts/key.md}", "prompts/key.md:2:1", "this looks like a secret key"),
+    "no kind": ("  a: {model: writer}", "7:3", "step 'a' has no kind. Write one of these as its key: embed, retrieve, prompt, python, prepare, finetune, evaluate."),
+    "two kinds": ("  a: {prompt: x, embed: y}", "7:18", "step 'a' is written with 'prompt' and 'embed'. A step has one kind: make two steps."),
+    "step that is no mapping": ("  a: hello", "7:6", "step 'a' must be a mapping, not the text 'hello'"),
+    "unknown key": ("  a: {prompt: x, outptu: {}}", "7:18", "step 'a': unknown key 'outptu'. Did you mean 'output'?"),
+    "unknown nested key": ("  a: {prompt: x, retry: {atempts: 2}}", "7:26", "unknown key 'atempts'. Did you mean 'attempts'?"),
+    "missing key": ("  a: {retrieve: book}", "7:3", "step 'a': the key 'query' is missing"),
+    "wrong choice": ("  a: {finetune: lorra, base: x, data: {train: data.jsonl}}", "7:17", "'finetune' cannot be 'lorra'. Did you mean 'lora'?"),
+    "wrong type": ("  a: {prompt: x, reask: '2', output: {a: string}}", "7:25", "'reask' must be an integer, not the text '2'. Write the number without quotes."),
+    "yes for true": ("  a: {prompt: x, once: yes}", "7:24", "'once' must be true or false, not the text 'yes'. Write true or false; yes, no, on and off are text."),
+    "out of range": ("  a: {retrieve: book, query: x, top_k: 0}", "7:40", "'top_k' is 0: it should be greater than or equal to 1"),
+    "wrong duration": ("  a: {prompt: x, timeout: 60q}", "7:27", "'60q' is not a duration"),
+    "wrong role": ("  a: {prompt: [{sytem: x}]}", "7:17", "'sytem' is none of system, user, assistant. Did you mean 'system'?"),
+    "two roles": ("  a: {prompt: [{system: x, user: y}]}", "7:15", "each message is one `role: text`"),
+    "number for a prompt": ("  a: {prompt: 5}", "7:15", "'prompt' must be text or a list, not the number 5"),
+    "rule of a model": ("  a: {embed: x}", "7:6", "an embed step needs 'into' (a collection) or 'model' (an embedder)"),
+    "step name": ("  Bad-Name: {prompt: x}", "7:3", "'Bad-Name' is no name. Use lower-case letters"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STEP_CASES)
+def test_mistakes_in_steps_have_their_place_and_their_cure(case, folder):
+    lines, place, words = STEP_CASES[case]
+    found = problems_of(HEAD + lines + "\n", folder)
+    start = place if place.startswith("prompts/") else f"c.yaml:{place}"
+    assert len(found) == 1, found
+    assert found[0].startswith(start) and words in found[0], found[0]
+    if not start.endswith(":"):
+        assert found[0].startswith(f"{start}: "), found[0]
+
+
+STEP = "steps: {a: {prompt: x, model: w}}\n"
+W = "chain: c\nmodels: {w: {provider: starter}}\n"
+WHOLE_CASES = {
+    "empty mapping": ("{}", "1:1", "the key 'chain' is missing"),
+    "a list": ("- a\n", "1:1", "a chain file is a mapping of keys. Begin with 'chain: NAME'."),
+    "a text": ("hello\n", "1:1", "a chain file is a mapping of keys"),
+    "no steps": ("chain: c\n", "1:1", "the key 'steps' is missing"),
+    "empty steps": ("chain: c\nsteps: {}\n", "2:8", "'steps'"),
+    "later section": (W + STEP + "budget: {usd: 2}\n", "4:1", "unknown key 'budget'"),
+    "later kind": (W + "steps: {a: {prompt: x, model: w}, b: {approve: Send?}}\n", "3:39", "step 'b' has the unknown key 'approve'"),
+    "provider": ("chain: c\nmodels: {w: {provider: opnai, model: x}}\n" + STEP, "2:24", "model 'w': 'provider' cannot be 'opnai'. Did you mean 'openai'?"),
+    "model without a name": ("chain: c\nmodels: {w: {provider: openai}}\n" + STEP, "2:13", "needs the key 'model'"),
+    "input type": (W + "inputs: {q: {type: strng}}\n" + STEP, "3:20", "input 'q': 'type' cannot be 'strng'. Did you mean 'string'?"),
+    "input without a mapping": (W + "inputs: {q: string}\n" + STEP, "3:13", "'q' must be a mapping, not the text 'string'"),
+    "default of a wrong type": (W + "inputs: {q: {type: integer, default: many}}\n" + STEP, "3:38", "the default of input 'q' must be of type integer, not 'many'"),
+    "default not allowed": (W + "inputs: {q: {enum: [a, b], default: c}}\n" + STEP, "3:37", "must be one of 'a', 'b', not 'c'"),
+    "embedder": (W + "collections: {b: {embedder: ww}}\n" + STEP, "3:29", "collection 'b' names the model 'ww', which the chain does not have"),
+    "default model": (W + "defaults: {model: v}\nsteps: {a: {prompt: x}}\n", "3:19", "'defaults' names the model 'v'"),
+    "no model": (W + "steps: {a: {prompt: x}}\n", "3:9", "step 'a' has no model: neither 'model' nor 'defaults.model' is set. Known here: w."),
+    "key written out": ("chain: c\nmodels: {w: {provider: openai, model: x, api_key: hunter2hunter2}}\n" + STEP, "2:51", "model 'w': 'api_key' is written out"),
+    "key of a wrong type": ("chain: c\nmodels: {w: {provider: openai, model: x, api_key: [sk-abcdefghijklmnopqrstu]}}\n" + STEP, "2:51", "'api_key' must be text, not this value"),
+    "input in a model": ("chain: c\nmodels: {w: {provider: openai, model: x, api_key: '{{ inputs.k }}'}}\n" + STEP, "2:55", "models can read env and secret only"),
+    "secret without a name": ("chain: c\nmodels: {w: {provider: openai, model: x, api_key: '{{ env }}'}}\n" + STEP, "2:55", "Write {{ env.NAME }}."),
+    "password in an address": ("chain: c\nmodels: {w: {provider: openai, model: x, base_url: 'https://me:hunter2@h/v1'}}\n" + STEP, "2:52", "the address holds a password"),
+    "no address": ("chain: c\nmodels: {w: {provider: openai, model: x, base_url: 'localhost:80'}}\n" + STEP, "2:52", "is no http or https address"),
+    "store model": ("chain: c\nmodels: {w: {provider: local, model: 'models:x@newest'}}\n" + STEP, "2:38", "Write models:NAME, models:NAME@latest or models:NAME@3."),
+    "output reads nothing": (W + STEP + "outputs: {o: {deep: ['{{ aa.text }}']}}\n", "4:26", "output 'o' reads 'aa.text', but there is no step 'aa'. Did you mean 'a.text'?"),
+    "output reads a label": (W + STEP + "outputs: {o: '{{ row.x }}'}\n", "4:18", "only evaluate, prepare and finetune see 'row'"),
+    "output name": (W + STEP + "outputs: {O: x}\n", "4:11", "'O' is no name"),
+    "chain name": ("chain: My Chain\nmodels: {w: {provider: starter}}\n" + STEP, "1:8", "'My Chain' is no name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WHOLE_CASES)
+def test_mistakes_around_the_steps_have_their_place_and_their_cure(case, folder):
+    source, place, words = WHOLE_CASES[case]
+    found = [
+        problem
+        for problem in problems_of(source, folder)
+        if problem.startswith(f"c.yaml:{place}: ") and words in problem
+    ]
+    assert len(found) == 1, problems_of(source, folder)
+    assert not any("hunter2" in problem or "sk-abc" in problem for problem in problems_of(source, folder))
+
+
+GOOD_CASES = {
+    "guarded skip": T + "  a: {prompt: \"{{ t.intent | default('-') }}{% if t is defined %}{{ t.order }}{% endif %}\"}",
+    "lists over rows": T + "  a: {python: 'tool.py:measure', once: true, args: {x: \"{{ t | map(attribute='intent') | list }}\", y: '{{ t[0].intent }}'}}",
+    "labels where they belong": T + "  e: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, gate: accuracy.low >= 0.5 and rows > 3}\n  d: {prepare: data.jsonl, text: '{{ row.a }}'}",
+    "python gives anything": "  w: {python: 'tool.py:measure', args: {x: 1}}\n  a: {prompt: '{{ w.whatever.deep[0] }}'}",
+    "star import hides names": "  w: {python: 'work.py:loads'}",
+    "module named, not imported": "  w: {python: 'no.such.module:function'}",
+    "class as output": "  a: {prompt: x, output: 'no.such:Class'}\n  b: {prompt: '{{ a.anything }}'}",
+    "schema file": "  a: {prompt: x, output: schema.json}\n  b: {prompt: '{{ a.a }}'}",
+    "inline text with an ending": "  a: {prompt: Read the file notes.md}",
+    "vectors per row": "  v: {embed: '{{ inputs.ticket }}', model: mini}\n  a: {prompt: '{{ v.dimension }}'}",
+    "gate of finetune": "  f: {finetune: lora, base: writer, data: {train: data.jsonl}, gate: validation_loss < 2}",
+    "loops and sets": T + P + '  a: {prompt: "{% set n = 2 %}{% for h in p.hits[:n] %}{{ loop.index }} {{ h.text }}{% endfor %}"}',
+    "evaluate reads a metric": T + "  e: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}}\n  a: {prompt: '{{ e.accuracy.low }}'}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOOD_CASES)
+def test_what_is_right_is_accepted(case, folder):
+    assert problems_of(HEAD + GOOD_CASES[case] + "\n", folder) == []
+
+
+def test_checking_never_runs_the_chains_python(folder):
+    (folder / "tool.py").write_text("raise SystemExit('imported')\ndef measure(): pass\n")
+    assert problems_of(HEAD + "  w: {python: 'tool.py:measure'}\n", folder) == []
+
+
+def test_a_wrong_step_makes_no_further_problems_where_it_is_read(folder):
+    found = problems_of(
+        HEAD + "  t: {prompt: x, reask: no}\n  a: {prompt: '{{ t.intent }}', after: [t]}\n", folder
+    )
+    assert len(found) == 1 and "'reask'" in found[0]
+
+
+def test_a_value_that_yaml_could_not_give_makes_no_further_problems(folder):
+    found = problems_of(HEAD + "  a: {prompt: {{ inputs.ticket }}}\n  b: {prompt: *x}\n", folder)
+    assert [problem.split(": ")[0] for problem in found] == ["c.yaml:7:16", "c.yaml:8:15"]
+
+
+def load(source, folder):
+    return load_source(source.encode(), folder / "c.yaml")
+
+
+def test_unused_parts_are_remarks_apart_from_problems(folder):
+    read = load(HEAD + "  a: {prompt: '{{ inputs.ticket }}'}\n", folder)
+    assert [problem.message for problem in warnings(read)] == [
+        "input 'order' is used by no step", "model 'mini' is used by no step", "collection 'book' is used by no step",
+    ]  # fmt: skip
+    assert [problem.location.line for problem in warnings(read)] == [2, 3, 4]
+
+
+ENV = """chain: c
+models:
+  a: {provider: openai, model: x, api_key: "{{ env.A_KEY }}", base_url: "{{ env.A_URL | default('http://h/v1') }}"}
+  b: {provider: openai, model: x}
+  c: {provider: openai, model: x, api_key: "{{ secret.team }}"}
+  d: {provider: openai, model: x, base_url: "http://127.0.0.1:8000/v1"}
+  unused: {provider: openai, model: x, api_key: "{{ env.UNUSED }}"}
+  e: {provider: openai, model: x, api_key: "{{ env.A_KEY }}"}
+collections:
+  book: {embedder: e, url: "http://{{ env.HOST }}:6333"}
+steps:
+"""
+
+
+def test_missing_variables_are_named_for_the_models_in_use(folder):
+    steps = "".join(f"  {name}_step: {{prompt: x, model: {name}}}\n" for name in "abcd")
+    chain = load(ENV + steps + "  find: {retrieve: book, query: x}\n", folder).chain
+    assert missing_environment(chain, {}) == ["A_KEY", "HOST", "OPENAI_API_KEY"]
+    assert missing_environment(chain, {"A_KEY": "k", "HOST": "h", "OPENAI_API_KEY": ""}) == ["OPENAI_API_KEY"]
+    assert missing_environment(load(ENV + "  x: {prompt: x, model: d}\n", folder).chain, {}) == []
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case
+        for case, (_, _, words) in STEP_CASES.items()
+        if " reads '" in words and "the prompt of" not in words
+    ],
+)
+def test_the_place_of_a_wrong_reference_is_its_first_letter(case, folder):
+    source = HEAD + STEP_CASES[case][0] + "\n"
+    [problem] = problems_of(source, folder)
+    file, line, column = problem.split(": ")[0].split(":")
+    text = source if file == "c.yaml" else (folder / file).read_text()
+    name = problem.split(" reads '")[1].split("'")[0]
+    assert text.splitlines()[int(line) - 1][int(column) - 1 :].startswith(name)
