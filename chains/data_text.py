@@ -139,7 +139,8 @@ class CommaSeparated:
         if isinstance(cells, str):
             return BadRow(number, cells, line)
         if len(cells) != len(self.columns):
-            message = f"the row has {len(cells)} cells, and the header has {len(self.columns)}."
+            found = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+            message = f"the row has {found}, and the header has {len(self.columns)}."
             return BadRow(number, message, line)
         return dict(zip(self.columns, cells, strict=True))
 

@@ -101,6 +101,8 @@ def _misfits(value: Any, schema: Mapping[str, Any]) -> list[str]:
             problems.append(_say(error))
             if len(problems) == MAX_PROBLEMS:
                 break
+    except re.error as error:  # of a class: the patterns of files and short forms are compiled when read
+        raise InputInvalid(f"output: a pattern of the schema is no regular expression: {error}.") from error
     except (RecursionError, ArithmeticError) as error:
         raise OutputInvalid(f"The answer cannot be checked: {type(error).__name__}.") from error
     return problems

@@ -213,11 +213,11 @@ def test_bad_csv_rows_are_listed_and_skipped(tmp_path: Path) -> None:
     with pytest.raises(InputInvalid) as caught:
         open_dataset(path)
     assert str(caught.value).splitlines()[1:] == [
-        "  row 1 (line 3): the row has 1 cells, and the header has 2.",
+        "  row 1 (line 3): the row has 1 cell, and the header has 2.",
         "  row 2 (line 4): the row has 3 cells, and the header has 2.",
         "  row 3 (line 5): ',' expected after '\"'; a quote inside a quoted cell is written twice.",
         "  row 4 (line 6): byte 1 of the line is not UTF-8.",
-        "  row 6 (line 10): the row has 1 cells, and the header has 2.",
+        "  row 6 (line 10): the row has 1 cell, and the header has 2.",
     ]
     dataset = open_dataset(path, skip_bad=True)
     assert list(dataset.rows()) == [(0, {"a": "1", "b": "2"}), (5, {"a": "9", "b": "1\n0"})]

@@ -233,6 +233,11 @@ def test_answers_that_do_not_fit_are_refused_in_words_for_the_model(text: str, s
     assert len(str(caught.value)) < 3000
 
 
+def test_a_pattern_that_python_does_not_know_is_the_schemas_fault_and_not_the_answers() -> None:
+    with pytest.raises(InputInvalid, match="no regular expression"):
+        parse_output('"x"', {"type": "string", "pattern": "\\p{L}"})
+
+
 def test_several_misfits_are_told_at_once() -> None:
     with pytest.raises(OutputInvalid, match=r"intent.*; .*score.*"):
         parse_output(GOOD.replace("refund", "x").replace("3", "11"), schema())
