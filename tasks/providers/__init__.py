@@ -99,13 +99,18 @@ class Providers:
         self._answered_as: set[tuple[str, str]] = set()
 
     def check(self, names: Iterable[str]) -> list[str]:
-        """Return what keeps models from being used: missing keys, hosts that are not allowed."""
+        """Return what keeps models from being used: missing keys and weights, hosts that are not allowed.
+
+        A model of the store (`models:NAME@latest`) is left out: the run itself may publish it.
+        """
         problems = []
         for name in dict.fromkeys(names):
             try:
                 model = self._model(name)
                 if model.provider == "openai":
                     self._endpoint(name, model)
+                elif not (model.model or "").startswith("models:"):
+                    self.get(name)
             except HeadraceError as error:
                 problems.append(str(error))
         return problems

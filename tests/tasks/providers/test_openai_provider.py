@@ -367,6 +367,17 @@ async def test_a_name_that_is_no_model_gets_a_suggestion() -> None:
     assert providers.check(["writr"]) == ["no model is named 'writr'. Did you mean 'writer'?"]
 
 
+async def test_weights_that_are_not_there_are_told_and_a_model_of_the_store_is_not_looked_for() -> None:
+    models = {
+        "gone": Model(provider="local", model="/no/such/folder"),
+        "tuned": Model(provider="local", model="models:tuned@latest"),
+    }
+    providers = Providers(models, store=None, settings=Settings(), env={})
+
+    (problem,) = providers.check(models)
+    assert "/no/such/folder" in problem
+
+
 async def test_models_with_one_address_and_key_share_their_connections() -> None:
     part = Model(provider="openai", model="x", base_url="http://127.0.0.1:1/v1")
     providers = Providers(
