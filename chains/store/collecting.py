@@ -19,6 +19,7 @@ from chains import failpoints
 from chains.store import schema
 from chains.store.blobs import Blobs
 from chains.store.files import is_abandoned
+from chains.store.verifying import referred_to
 
 GRACE_S: Final = 3600.0
 _PER_STATEMENT: Final = 500
@@ -53,6 +54,8 @@ def remove_orphans(connection: Connection, blobs: Blobs, candidates: list[str], 
     table = schema.blobs
     for start in range(0, len(candidates), _PER_STATEMENT):
         part = candidates[start : start + _PER_STATEMENT]
+        # A row committed since the candidates were found may refer to one.
+        part = sorted(set(part) - referred_to(connection, part))
         unwanted: Any = (table.c.sha256.in_(part), table.c.pinned.is_(False), table.c.touched_at < before)
         connection.execute(delete(table).where(*unwanted))
         kept = set(connection.execute(select(table.c.sha256).where(table.c.sha256.in_(part))).scalars())

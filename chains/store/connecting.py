@@ -84,7 +84,7 @@ def database_errors(database: Path) -> Iterator[None]:
     """Turn the driver's errors into ours."""
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         raise _translated(error, database) from error
 
 
@@ -136,28 +136,28 @@ def use_write_ahead_log(engine: Engine) -> None:
         )
 
 
-def _translated(error: DBAPIError, database: Path) -> HeadraceError:
+def _translated(error: DBAPIError | sqlite3.Error, database: Path) -> HeadraceError:
+    # While a connection is being made, the driver's errors come without SQLAlchemy's wrapping.
+    cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(error, IntegrityError):
         return StoreConflict(
-            f"A row contradicts what the store holds: {error.orig}.",
+            f"A row contradicts what the store holds: {cause}.",
             hint="Write its run, step or record before it or with it; a position holds one record.",
         )
     # Extended codes carry the primary one in their low byte.
-    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
     where = f"The store {str(database)!r}"
     if code in _BUSY:
         return StoreBusy(
             f"{where} is locked by another process.", hint="Try again when that process is done."
         )
     if code in _FULL:
-        return EnvironmentLacks(
-            f"{where} cannot be written: {error.orig}.", hint="Free some space on its disk."
-        )
+        return EnvironmentLacks(f"{where} cannot be written: {cause}.", hint="Free some space on its disk.")
     if code in _CLOSED:
         return EnvironmentLacks(
-            f"{where} cannot be opened for writing: {error.orig}.",
+            f"{where} cannot be opened for writing: {cause}.",
             hint="Check the rights on its folder, or name another with HEADRACE_STORE.",
         )
     if code in _DAMAGED:
-        return StoreDamaged(f"{where} is damaged: {error.orig}.", hint="Restore `headrace.db` from a backup.")
-    return StoreDamaged(f"{where} refused a statement: {error.orig}.")
+        return StoreDamaged(f"{where} is damaged: {cause}.", hint="Restore `headrace.db` from a backup.")
+    return StoreDamaged(f"{where} refused a statement: {cause}.")

@@ -42,15 +42,23 @@ applied_migrations = Table(
 
 
 def migrate(
-    engine: Engine, database: Path, *, clock: Clock, migrations: Sequence[Migration] = MIGRATIONS
+    writer: Engine,
+    reader: Engine,
+    database: Path,
+    *,
+    clock: Clock,
+    migrations: Sequence[Migration] = MIGRATIONS,
 ) -> None:
-    """Apply what is missing in one transaction; an existing store is copied first."""
-    with engine.connect() as connection:
+    """Apply what is missing in one transaction; an existing store is copied first.
+
+    A store that is up to date is only read, so opening it waits for nobody who writes.
+    """
+    with reader.connect() as connection:
         done = applied(connection)
     refuse_newer(done, migrations, database)
     if not _pending(done, migrations):
         return
-    with engine.begin() as connection:
+    with writer.begin() as connection:
         # Read again: another process may have migrated while this one waited for the lock.
         done = applied(connection)
         refuse_newer(done, migrations, database)

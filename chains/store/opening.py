@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from chains.clock import Clock
 from chains.errors import EnvironmentLacks, InputInvalid, StoreBusy
 from chains.store.blobs import open_blobs
-from chains.store.connecting import database_errors, use_write_ahead_log, writing_engine
+from chains.store.connecting import database_errors, reading_engine, use_write_ahead_log, writing_engine
 from chains.store.files import disk_errors
 from chains.store.migrating import migrate
 from chains.store.store import Store
@@ -36,13 +36,15 @@ def open_store(
     database = path / DATABASE
     _refuse_read_only(path, database)
     blobs = open_blobs(path / "blobs")
-    engine = writing_engine(database, busy_timeout=busy_timeout)
+    writer = writing_engine(database, busy_timeout=busy_timeout)
+    reader = reading_engine(database, busy_timeout=busy_timeout)
     try:
-        _use_wal(engine, database, clock, busy_timeout)
+        _use_wal(writer, database, clock, busy_timeout)
         with database_errors(database), disk_errors(path):
-            migrate(engine, database, clock=clock)
+            migrate(writer, reader, database, clock=clock)
     finally:
-        engine.dispose()
+        writer.dispose()
+        reader.dispose()
     return Store(path, database, blobs, clock=clock, busy_timeout=busy_timeout)
 
 

@@ -113,13 +113,13 @@ class Store(Reads):
     def put_blob(self, data: bytes) -> str:
         """Keep bytes that no row carries, such as a file of a chain; return their sha256."""
         sha256 = self.blobs.put(data)
-        self._pin(sha256, len(data))
+        self._pin(BlobNote(sha256, len(data), data, pinned=True))
         return sha256
 
     def put_file(self, path: str | Path) -> str:
         """Keep the content of a file without loading it; return its sha256."""
         sha256, size = self.blobs.put_file(Path(path))
-        self._pin(sha256, size)
+        self._pin(BlobNote(sha256, size, pinned=True))
         return sha256
 
     def get_blob(self, sha256: str) -> bytes:
@@ -177,12 +177,12 @@ class Store(Reads):
         self.close()
 
     def _check(self, report: VerifyReport, grace: float) -> tuple[list[str], float]:
-        before = self._clock.now() - grace
+        before = self._clock.now() - max(grace, 0.0)
         with database_errors(self._database), snapshot(self._reading_engine()) as connection:
             report.problems += database_problems(connection)
             listed, problems = listed_files(connection, self.blobs)
             report.problems += problems
-            places = listed | payload_blobs(connection)
+            places = payload_blobs(connection) | listed
             candidates = orphan_candidates(connection, self.blobs, places, before)
         report.problems += blob_problems(self.blobs, places)
         report.blobs_checked = len(places)
@@ -194,8 +194,7 @@ class Store(Reads):
             if note.data is not None:
                 self.blobs.put(note.data)
 
-    def _pin(self, sha256: str, size: int) -> None:
-        note = BlobNote(sha256, size, pinned=True)
+    def _pin(self, note: BlobNote) -> None:
         self._handles.mine().writer.do_blocking(Batch(notes=[note]))
 
     def _reading_engine(self) -> Engine:

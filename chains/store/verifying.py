@@ -7,11 +7,11 @@ says, every row has its parent, a position holds one record, and nothing is `run
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, select
 
 from chains.errors import StoreDamaged
 from chains.store import schema
@@ -60,15 +60,23 @@ def database_problems(connection: Connection) -> list[str]:
 
 def payload_blobs(connection: Connection) -> dict[str, str]:
     """Return every blob that a payload column refers to or that is pinned, with one place that does."""
-    places: dict[str, str] = {}
-    for table in schema.metadata.sorted_tables:
-        for column in table.columns:
-            if column.name.endswith(schema.BLOB_SUFFIX):
-                query = select(column).where(column.is_not(None)).distinct()
-                found = connection.execute(query).scalars()
-                places.update(dict.fromkeys(found, f"{table.name}.{column.name}"))
     pinned = connection.execute(select(schema.blobs.c.sha256).where(schema.blobs.c.pinned)).scalars()
-    return dict.fromkeys(pinned, "blobs") | places
+    places = dict.fromkeys(pinned, "blobs")
+    for column in _references():
+        found = connection.execute(select(column).where(column.is_not(None)).distinct()).scalars()
+        places.update(dict.fromkeys(found, f"{column.table.name}.{column.name}"))
+    return places
+
+
+def referred_to(connection: Connection, shas: Sequence[str]) -> set[str]:
+    """Return those of `shas` that a payload column refers to now."""
+    queries = (select(column).where(column.in_(list(shas))) for column in _references())
+    return {sha for query in queries for sha in connection.execute(query).scalars()}
+
+
+def _references() -> Iterator[Column[Any]]:
+    for table in schema.metadata.sorted_tables:
+        yield from (column for column in table.columns if column.name.endswith(schema.BLOB_SUFFIX))
 
 
 def listed_files(connection: Connection, blobs: Blobs) -> tuple[dict[str, str], list[str]]:

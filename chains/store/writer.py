@@ -127,12 +127,12 @@ class Writer:
                 with self._connected().begin():
                     results = self._perform(self._connected(), work)
                     failpoints.hit("store.group.before_commit")
+                self.transactions += 1
+                failpoints.hit("store.group.after_commit")
         except BaseException:
             # After a failed write nothing is assumed about the connection.
             self._disconnect()
             raise
-        self.transactions += 1
-        failpoints.hit("store.group.after_commit")
         return results
 
     def _connected(self) -> Connection:
