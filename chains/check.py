@@ -19,7 +19,7 @@ from chains.check_references import (
     templates_with_files,
 )
 from chains.check_secrets import check_models, check_secrets, check_store_model
-from chains.graph import find_cycles, unread_needs
+from chains.graph import find_cycles, unread_needs, way_of
 from chains.inputs import WrongValue, value_of
 from chains.outputs import schema_problems
 from chains.references import Reference, references
@@ -281,8 +281,9 @@ def _check_cycles(subject: Subject) -> None:
 
 def _note_cycle(subject: Subject, cycle: tuple[str, ...], reads: Mapping[str, Mapping[str, Any]]) -> None:
     first, second = cycle[0], cycle[1]
-    way = " -> ".join(cycle)
-    message = f"step {first!r} needs itself" if len(cycle) == 2 else f"the steps need each other: {way}"
+    message = (
+        f"step {first!r} needs itself" if len(cycle) == 2 else f"the steps need each other: {way_of(cycle)}"
+    )
     hint = "Take one of these references away."
     step: Step = subject.chain.steps[first]
     if second in reads[first]:

@@ -82,7 +82,7 @@ def graph_of(chain: Chain, prompt_sources: Mapping[str, Sequence[str]]) -> Graph
     if cycles:
         place = Location(chain.chain, 1, 1)
         raise ChainInvalid(
-            [Problem(place, f"the steps need each other: {' -> '.join(cycle)}") for cycle in cycles]
+            [Problem(place, f"the steps need each other: {way_of(cycle)}") for cycle in cycles]
         )
     return Graph(in_order(needs), needs, reads, guarded)
 
@@ -247,6 +247,12 @@ def find_cycles(needs: Mapping[str, frozenset[str]]) -> list[tuple[str, ...]]:
             cycles.append(cycle)
             covered |= _group(step, others)
     return cycles
+
+
+def way_of(cycle: Sequence[str]) -> str:
+    """Return a cycle as `a -> b -> a`, with the middle of a long one left out."""
+    names = [*cycle[:8], f"({len(cycle) - 12} more)", *cycle[-4:]] if len(cycle) > 16 else cycle
+    return " -> ".join(names)
 
 
 def _shortest_way(step: str, needs: Mapping[str, frozenset[str]]) -> tuple[str, ...] | None:

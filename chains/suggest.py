@@ -5,10 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MANY = 100
+
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` was probably meant to be."""
-    found = difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.6)
+    names = list(known)
+    if len(names) > _MANY:
+        # Comparing is slow, and a file may have thousands of names and of mistakes.
+        names = [other for other in names if other[:2] == name[:2]][:_MANY]
+    found = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.6)
     return found[0] if found else None
 
 

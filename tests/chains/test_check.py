@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 - a case is one line, to be read beside its neighbours
 
+import time
+
 import pytest
 
 from chains.check import missing_environment, warnings
@@ -278,3 +280,18 @@ def test_the_place_of_a_wrong_reference_is_its_first_letter(case, folder):
     text = source if file == "c.yaml" else (folder / file).read_text()
     name = problem.split(" reads '")[1].split("'")[0]
     assert text.splitlines()[int(line) - 1][int(column) - 1 :].startswith(name)
+
+
+def test_thousands_of_mistakes_are_found_in_seconds(folder):
+    steps = "".join(f"  step_{index}: {{prompt: '{{{{ stop_{index}_x.text }}}}'}}\n" for index in range(2000))
+    start = time.process_time()
+    assert len(problems_of(HEAD + steps, folder)) == 2000
+    assert time.process_time() - start < 30
+
+
+def test_a_long_cycle_is_named_by_its_ends(folder):
+    steps = "".join(
+        f"  s{index}: {{prompt: '{{{{ s{(index + 1) % 500}.text }}}}'}}\n" for index in range(500)
+    )
+    [problem] = problems_of(HEAD + steps, folder)
+    assert "s0 -> s1 -> s2" in problem and problem.count("->") == 12 and "s499 -> s0" in problem
