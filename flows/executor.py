@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from chains.spec import kind_of
 from chains.store import RunRow, StepRow
+from chains.store.rows import RunStatus, StepStatus
 from flows.prepared import PreparedRun
 from tasks.context import Progress, StepContext
 from tasks.rows import ShardCounts, Stopping, run_once, run_shard
@@ -88,6 +89,7 @@ class _Execution:
     starter: Starter
     report: Callable[[Progress], None]
     stop: Stop
+    since: float
     units: dict[str, list[asyncio.Task[ShardCounts]]] = field(default_factory=dict)
 
 
@@ -99,7 +101,7 @@ async def execute(
     Never raises for failed rows or a stop by the user: the status says so. A cancellation from outside and
     an unexpected error of the program itself are raised after the run is closed.
     """
-    execution = _Execution(run, starter, report, Stop())
+    execution = _Execution(run, starter, report, Stop(), run.clock.now())
     _write_steps(run)
     try:
         await _run_units(execution)
@@ -171,6 +173,7 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         providers=run.providers,
         collections=run.collections,
         report=execution.report,
+        since=execution.since,
     )
     scopes = Scopes(store=run.store, run_id=run.run_id, graph=run.graph, once=run.once, rows=run.rows)
     stopping = Stopping(execution.stop.asked, lambda: _row_failed(execution))
@@ -211,7 +214,7 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
     await execution.starter.step_ended(run, step_id, status)
 
 
-def _step_status(total: Counter[str], *, stopped: bool) -> str:
+def _step_status(total: Counter[str], *, stopped: bool) -> StepStatus:
     if total["failed"] or total["blocked"]:
         return "failed"
     if stopped and not total["ok"]:
@@ -226,7 +229,7 @@ def _write_steps(run: PreparedRun) -> None:
 def _step_row(
     run: PreparedRun,
     step_id: str,
-    status: str,
+    status: StepStatus,
     *,
     started: float | None = None,
     finished: float | None = None,
@@ -246,7 +249,7 @@ def _step_row(
     )
 
 
-def _status(execution: _Execution) -> str:
+def _status(execution: _Execution) -> RunStatus:
     """Decide how the run ended, by the chain's `on_error` and `max_failed_rows`."""
     run = execution.run
     if execution.stop.by_user:
@@ -264,7 +267,7 @@ def _status(execution: _Execution) -> str:
     return "ok"
 
 
-def _close(execution: _Execution, status: str) -> dict[str, Any]:
+def _close(execution: _Execution, status: RunStatus) -> dict[str, Any]:
     from flows.outputs import run_outputs
 
     run = execution.run

@@ -20,11 +20,10 @@ from chains.spec import Chain, Model, PrepareStep, PromptStep, runs_once
 from tasks.scopes import RowSource
 
 if TYPE_CHECKING:
-    from chains.plan import Plan
-
     from chains.data import Dataset
     from chains.graph import Graph
     from chains.loading import ChainFile
+    from chains.plan import Plan
     from chains.settings import Settings
     from chains.store import RunRow, Store
     from tasks.collection import Collections
@@ -126,7 +125,7 @@ def prepare(
         clock=clock,
         providers=providers,
         collections=collections,
-        plan=_plan(chain_file, rows, settings, store),
+        plan=_plan(chain_file, rows, settings, store, dataset),
         resumed=earlier is not None,
         skipped_rows=bad,
     )
@@ -300,10 +299,19 @@ def _prompt_sources(chain_file: ChainFile) -> dict[str, list[str]]:
     }
 
 
-def _plan(chain_file: ChainFile, rows: RowSource, settings: Settings, store: Store) -> Plan:
+def _plan(
+    chain_file: ChainFile, rows: RowSource, settings: Settings, store: Store, dataset: Dataset | None
+) -> Plan:
     from chains.plan import make_plan
 
-    return make_plan(chain_file, rows=len(rows), inputs_sample=rows.inputs[0], settings=settings, store=store)
+    return make_plan(
+        chain_file,
+        rows=len(rows),
+        inputs_sample=rows.inputs[0],
+        settings=settings,
+        store=store,
+        data_sha256=dataset.sha256 if dataset is not None else None,
+    )
 
 
 def _open_run(  # noqa: PLR0917 - one row, each argument a part of it

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
@@ -68,7 +68,7 @@ class PrefectStarter:
                 raise RowsFailed(f"{counts.failed} rows failed. {counts.first_error or ''}".strip())
             return dict(counts.statuses)
 
-        unit_task = task(
+        unit_task = Task(
             run_unit,
             name=unit.kind,
             task_run_name=unit.title,
@@ -80,7 +80,8 @@ class PrefectStarter:
             tags=[f"step:{unit.step_id}"],
         )
         rows = unit.title.partition(" · ")[2]
-        state = await unit_task(self._run.run_id, unit.step_id, rows, return_state=True)
+        running: Any = unit_task(self._run.run_id, unit.step_id, rows, return_state=True)
+        state = await running
         if not kept:
             await state.aresult()  # the body never came to its end: raise what stopped it
         return kept[-1]

@@ -54,6 +54,8 @@ class StepContext:
     providers: Providers
     collections: Collections
     report: Callable[[Progress], None] = lambda _: None
+    since: float = 0.0
+    """When this execution of the run began (UTC seconds): rows that failed later are not tried again."""
 
     @property
     def retry(self) -> Retry:

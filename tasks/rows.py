@@ -35,7 +35,7 @@ from tasks.context import (
 )
 from tasks.scopes import ONCE, RowScope, Scopes
 
-FINAL = frozenset({"ok", "skipped"})
+DONE = frozenset({"ok", "skipped"})
 """Statuses that a resumed run leaves alone."""
 
 
@@ -78,7 +78,7 @@ async def run_shard(ctx: StepContext, scopes: Scopes, rows: range, stopping: Sto
     pending = []
     for found in scopes.per_row(ctx.step_id, rows, run_on_skip=ctx.step.on_skip == "run"):
         earlier = before.get(found.row)
-        if earlier is not None and earlier.status in FINAL:
+        if earlier is not None and _is_final(ctx, earlier):
             counts.statuses[earlier.status] += 1
             counts.resumed += 1
             ctx.report(Progress(ctx.step_id, "row", row=found.row, status=earlier.status, reused=True))
@@ -92,7 +92,7 @@ async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> Shar
     """Run a once step over all rows."""
     counts = ShardCounts()
     earlier = ctx.store.record(ctx.run_id, ctx.step_id, ONCE)
-    if earlier is not None and earlier.status in FINAL:
+    if earlier is not None and _is_final(ctx, earlier):
         counts.statuses[earlier.status] += 1
         counts.resumed += 1
         ctx.report(Progress(ctx.step_id, "row", row=ONCE, status=earlier.status, reused=True))
@@ -113,7 +113,9 @@ async def _run_row(
     views: Callable[[], Sequence[RowView]] | None = None,
 ) -> None:
     opening = _opening(ctx, found.row, earlier)
-    result, status, error = None, "ok", None
+    result: RowResult | None = None
+    status: RecordStatus = "ok"
+    error: Exception | None = None
     try:
         verdict, reason = _verdict(ctx, found)
         if verdict == "run":
@@ -159,6 +161,15 @@ async def _call_kind(
         )
     run = module.run_row
     return await run(ctx, job)
+
+
+def _is_final(ctx: StepContext, record: RecordRow) -> bool:
+    """Whether a record stands: done in any process, or failed since this execution of the run began.
+
+    A task that Prefect retries must not try failed rows again; only the user's resume does.
+    """
+    failed = record.status in ("failed", "blocked") and (record.finished_at or 0.0) >= ctx.since
+    return record.status in DONE or failed
 
 
 def _opening(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow:

@@ -21,7 +21,6 @@ StoreOption = Annotated[
 def check(chain: ChainArgument, as_json: JsonOption = False) -> None:
     """Check a chain file: report every problem at once, run nothing."""
     from chains.check import missing_environment, warnings
-
     from chains.errors import ChainInvalid
     from chains.loading import find_chain, load
     from chains.settings import get_settings
@@ -68,10 +67,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run would do: order, pools, calls, tokens, and what may be reused."""
-    from chains.plan import make_plan
-
     from chains.data import open_dataset
     from chains.loading import find_chain, load
+    from chains.plan import make_plan
     from chains.settings import get_settings
     from flows.cli.run import parse_pairs
     from flows.cli.text import print_json, safe, table

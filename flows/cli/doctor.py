@@ -89,21 +89,21 @@ def _device() -> Finding:
 
 def _embedder() -> Finding:
     from chains.errors import EnvironmentLacks
-    from tasks.providers.local import locate
+    from tasks.providers.weights import folder_of
 
     name = "sentence-transformers/all-MiniLM-L6-v2"
     try:
-        return Finding("embedder MiniLM", "ok", str(locate(name)))
+        return Finding("embedder MiniLM", "ok", str(folder_of(name, None)))
     except EnvironmentLacks as lacking:
         return Finding("embedder MiniLM", "note", str(lacking))
 
 
 def _starter() -> Finding:
     from chains.errors import EnvironmentLacks
-    from tasks.providers.starter import starter_folder
+    from tasks.providers.weights import starter_weights
 
     try:
-        return Finding("starter model", "ok", str(starter_folder()))
+        return Finding("starter model", "ok", str(starter_weights().folder))
     except EnvironmentLacks as lacking:
         return Finding("starter model", "lacks", str(lacking))
 

@@ -229,10 +229,10 @@ def _show_record(store: Store, record: RecordRow, *, as_json: bool) -> None:
         print(f"tokens {record.tokens_in} in, {record.tokens_out} out · cost {money(record.cost_micro)}")
     if record.error is not None:
         _print_error(json.loads(record.error))
-    _section("inputs", record.inputs and _pretty(record.inputs))
+    _section("inputs", _pretty(record.inputs))
     for message in json.loads(record.messages) if record.messages else []:
         _section(message["role"], message["content"])
-    _section("output", record.output and _pretty(record.output))
+    _section("output", _pretty(record.output))
     for attempt in attempts:
         _print_attempt(attempt)
 
@@ -246,7 +246,7 @@ def _print_error(error: dict[str, Any]) -> None:
 def _print_attempt(attempt: AttemptRow) -> None:
     took = duration((attempt.finished_at or attempt.started_at) - attempt.started_at)
     facts = [attempt.state, took] + [f"HTTP {attempt.status}"] * bool(attempt.status)
-    facts += [safe(attempt.model)] * bool(attempt.model)
+    facts += [safe(attempt.model)] if attempt.model else []
     print(f"\n--- attempt {attempt.number}: {' · '.join(facts)}")
     if attempt.error_type:
         print(safe(f"{attempt.error_type}: {attempt.error_message}"))
@@ -360,7 +360,9 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
-def _pretty(payload: bytes) -> str:
+def _pretty(payload: bytes | None) -> str | None:
+    if payload is None:
+        return None
     return json.dumps(json.loads(payload), ensure_ascii=False, indent=2)
 
 

@@ -150,7 +150,7 @@ def _execute_flow(prepared: PreparedRun, request: RunRequest, api: PrefectApi, d
     hand_over(prepared, display.report)
     with contextlib.suppress(RowsFailed):  # the run's row says so
         asyncio.run(
-            run_chain(
+            run_chain(  # type: ignore[arg-type]  # Prefect types a flow's call as either kind
                 chain=str(prepared.chain_file.path),
                 inputs=dict(prepared.rows.shared),
                 data=request.data,

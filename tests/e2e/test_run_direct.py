@@ -94,7 +94,7 @@ def test_an_endpoint_that_is_down_fails_its_rows_with_their_history(desk) -> Non
 
 
 def test_one_refused_row_does_not_stop_the_others(make_desk: Callable) -> None:
-    desk = make_desk({"contains": "Ticket 3:", "status": 400})
+    desk = make_desk({"match": "Ticket 3:", "fault": "status", "status": 400})
     done = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(6)), "--direct", "--json")
     assert done.code == 1
     counts = done.json()["counts"]

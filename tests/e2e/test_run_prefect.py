@@ -47,7 +47,7 @@ def test_a_single_run_shows_one_task_run_and_one_artifact_per_step(prefect_desk,
 
 
 def test_a_batch_shows_a_table_and_failed_rows_make_the_flow_run_fail(prefect_desk, prefect_url: str) -> None:
-    desk = prefect_desk({"contains": "Ticket 3:", "status": 400})
+    desk = prefect_desk({"match": "Ticket 3:", "fault": "status", "status": 400})
     done = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(6)), "--json")
     assert done.code == 1, done.err
     run = flow_run(prefect_url, done.json()["run_id"])
