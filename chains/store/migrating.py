@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import (
     Column,
@@ -39,6 +40,8 @@ applied_migrations = Table(
     Column("name", Text, nullable=False),
     Column("applied_at", Double, nullable=False),
 )
+
+_NEWEST: Final = select(func.max(applied_migrations.c.version))
 
 
 def migrate(
@@ -96,7 +99,7 @@ def refuse_newer(done: frozenset[int], migrations: Sequence[Migration], database
 
 def refuse_newer_within(connection: Connection, database: Path) -> None:
     """Raise StoreVersion if a newer Headrace has migrated the store since it was opened here."""
-    newest = connection.execute(select(func.max(applied_migrations.c.version))).scalar_one()
+    newest = connection.execute(_NEWEST).scalar_one()
     refuse_newer(frozenset({newest}), MIGRATIONS, database)
 
 

@@ -11,7 +11,6 @@ import asyncio
 import concurrent.futures
 import copy
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from chains.store.connecting import database_errors
 from chains.store.files import disk_errors
 
 LARGEST_GROUP: Final = 1024
-GATHER_S: Final = 0.001
 
 Work: TypeAlias = Batch | Callable[[Connection], Any]
 
@@ -57,6 +55,7 @@ class Writer:
         self._perform = perform
         self._connection: Connection | None = None
         self._jobs: deque[_Job] = deque()
+        self._gathering: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
@@ -65,17 +64,26 @@ class Writer:
         """Have the work committed and return its result, without blocking the event loop."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._hand_in(_Job(work, future, loop))
+        job = _Job(work, future, loop)
+        waiting = self._gathering.get(loop)
+        if waiting is None:
+            # Handed over in the loop's next round: by then every caller that the last commit woke has asked.
+            self._gathering[loop] = [job]
+            loop.call_soon(self._hand_over, loop)
+        else:
+            waiting.append(job)
         return await future
 
     def do_blocking(self, work: Work) -> Any:
         """Have the work committed and return its result."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._hand_in(_Job(work, future, None))
+        self._hand_in([_Job(work, future, None)])
         return future.result()
 
     def stop(self) -> None:
         """Write what has been handed in, then end the thread."""
+        for loop in list(self._gathering):
+            self._hand_over(loop)
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -83,30 +91,33 @@ class Writer:
             self._thread.join()
         self._disconnect()
 
-    def _hand_in(self, job: _Job) -> None:
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        jobs = self._gathering.pop(loop, None)
+        if jobs is None:  # handed over by `stop`
+            return
+        try:
+            self._hand_in(jobs)
+        except Cancelled as error:
+            _settle([(job, _Outcome(error=_own_copy(error))) for job in jobs])
+
+    def _hand_in(self, jobs: Sequence[_Job]) -> None:
         with self._changed:
             if self._stopped:
                 raise Cancelled("The store has been closed.", hint="Open it again to write.")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="headrace-store", daemon=True)
                 self._thread.start()
-            self._jobs.append(job)
+            self._jobs.extend(jobs)
             self._changed.notify()
 
     def _run(self) -> None:
-        shared = False
-        while group := self._next_group(wait_for_more=shared):
+        while group := self._next_group():
             _deliver(group, self._write(group))
-            shared = len(group) > 1
 
-    def _next_group(self, *, wait_for_more: bool) -> list[_Job]:
+    def _next_group(self) -> list[_Job]:
         with self._changed:
             while not self._jobs and not self._stopped:
                 self._changed.wait()
-        if wait_for_more and not self._stopped:
-            # The callers of the last group are just being woken; a lone caller never waits here.
-            time.sleep(GATHER_S)
-        with self._changed:
             return [self._jobs.popleft() for _ in range(min(len(self._jobs), LARGEST_GROUP))]
 
     def _write(self, group: Sequence[_Job]) -> list[_Outcome]:

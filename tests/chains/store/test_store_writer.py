@@ -135,6 +135,25 @@ def test_closing_writes_what_waits_and_refuses_what_comes_later(tmp_path, run_ro
         assert again.run("run1") == run_row
 
 
+async def test_what_was_asked_just_before_closing_is_still_written(tmp_path, run_row):
+    store = open_store(tmp_path / "s")
+    waiting = asyncio.ensure_future(store.aput(run_row))
+    await asyncio.sleep(0)
+    store.close()
+    await waiting
+    with pytest.raises(Cancelled, match="closed"):
+        await store.aput(run_row)
+    with open_store(tmp_path / "s") as again:
+        assert again.run("run1") == run_row
+
+
+async def test_callers_that_are_woken_together_need_one_transaction_each_time(store, record_row):
+    before = store.transactions
+    for turn in range(5):
+        await asyncio.gather(*(store.aput(record_row(row, attempts=turn)) for row in range(CALLERS)))
+    assert store.transactions - before == 5
+
+
 async def test_a_store_serves_several_event_loops_one_after_the_other(store, record_row):
     await store.aput(record_row(0))
 
