@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from chains.spec import kind_of
+from flows.costs import cost_of
 from tasks.scopes import ONCE
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _record_markdown(run: PreparedRun, record: RecordRow) -> str:
 
 def _many_markdown(run: PreparedRun, step_id: str, records: Sequence[RecordRow]) -> str:
     counts = run.store.counts(run.run_id).get(step_id, {})
-    cost = counts.get("cost_micro")
+    cost = cost_of(counts)
     facts = {
         "rows": len(records),
         **{

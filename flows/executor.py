@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from chains.spec import kind_of
 from chains.store import RunRow, StepRow
 from chains.store.rows import RunStatus, StepStatus
+from flows.costs import cost_of_run
 from flows.prepared import PreparedRun
 from tasks.context import Progress, StepContext
 from tasks.rows import ShardCounts, Stopping, run_once, run_shard
@@ -274,27 +275,18 @@ def _close(execution: _Execution, status: RunStatus) -> dict[str, Any]:
     run.store.close_lost(run.run_id, status)
     row = run.store.run(run.run_id)
     assert isinstance(row, RunRow)  # written by prepare
+    counts = run.store.counts(run.run_id)
     result = {
         "run_id": run.run_id,
         "status": status,
         "rows": len(run.rows),
-        "counts": run.store.counts(run.run_id),
-        "cost_micro": _cost(run),
+        "counts": counts,
+        "cost_micro": cost_of_run(counts),
         "outputs": run_outputs(run, 0) if len(run.rows) == 1 else None,
     }
     encoded = json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass")
     run.store.put(replace(row, status=status, finished_at=run.clock.now(), result=encoded))
     return result
-
-
-def _cost(run: PreparedRun) -> int | None:
-    """Sum the run's cost in micro-dollars; None where any call's cost is unknown."""
-    total = 0
-    for record in run.store.records(run.run_id, payloads=False):
-        if record.attempts and record.cost_micro is None:
-            return None
-        total += record.cost_micro or 0
-    return total
 
 
 def _on_signals(execution: _Execution, group: list[asyncio.Task[None]]) -> Callable[[], None]:

@@ -24,6 +24,8 @@ from chains.errors import EnvironmentLacks
 
 USUAL_URL = "http://127.0.0.1:4200/api"
 START_LIMIT_SECONDS = 90.0
+_UNTIL_STDIN_CLOSES = '("$@"; kill 0) & read -r _; kill 0'
+"""Runs a command until it ends or the pipe to us closes, so that a killed run leaves no server behind."""
 
 
 @dataclass(slots=True)
@@ -79,13 +81,10 @@ class PrefectApi:
             return 0
 
     def stop(self) -> None:
-        """Stop the server if it is ours."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
+        """Stop the server if it is ours; the end of this process, however it comes, does the same."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+            self.process.wait(timeout=20)
 
     def _hint(self) -> str:
         if self.log is not None:
@@ -107,14 +106,15 @@ def find_or_start(folder: Path) -> PrefectApi:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            stdin=subprocess.DEVNULL,
+            ["sh", "-c", _UNTIL_STDIN_CLOSES, "sh", *command],
+            stdin=subprocess.PIPE,
             stdout=sink,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # Ctrl-C stops the run first, and the run stops the server
+            start_new_session=True,  # Ctrl-C stops the run first; `kill 0` reaches this group only
         )
     return PrefectApi(f"http://127.0.0.1:{port}/api", process, log)
 

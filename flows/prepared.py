@@ -299,7 +299,7 @@ def _prompt_sources(chain_file: ChainFile) -> dict[str, list[str]]:
     }
 
 
-def _plan(
+def _plan(  # noqa: PLR0917 - what a plan is made of
     chain_file: ChainFile, rows: RowSource, settings: Settings, store: Store, dataset: Dataset | None
 ) -> Plan:
     from chains.plan import make_plan

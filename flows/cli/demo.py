@@ -44,7 +44,7 @@ def demo(
     )
     with started_run(request, store=store, direct=direct) as (prepared, _monitor, row):
         print(_dag(prepared))
-        print("\n" + _before_after(prepared.store, row))
+        print("\n" + _before_after(prepared, row))
         print(f"\nstore: {prepared.store.path}   run: {row.id}   status: {row.status}")
         print(_next_commands(prepared, row))
     if row.status != "ok":
@@ -91,17 +91,19 @@ def _busy_seconds(prepared: PreparedRun, step_id: str) -> float:
     return max(ended) - min(begun) if begun and ended else 0.0
 
 
-def _before_after(store: Store, row: RunRow) -> str:
+def _before_after(prepared: PreparedRun, row: RunRow) -> str:
     """Return the before/after table, each metric with its 95 % interval, and the paired difference."""
     from tasks.metrics.compare import compare
 
+    store = prepared.store
     before, after = (store.record(row.id, step, -1) for step in SCORES)
     if before is None or after is None or not before.output or not after.output:
         return "No before/after table: an evaluation did not run. `headrace show` says why."
     left, right = json.loads(before.output), json.loads(after.output)
     names = [name for name in left if isinstance(left[name], dict) and "low" in left[name]]
+    before_name = _model_name(prepared)
     lines = [
-        {"held-out triage": name, "starter": _interval(left[name]), "tuned": _interval(right[name])}
+        {"held-out triage": name, before_name: _interval(left[name]), "tuned starter": _interval(right[name])}
         for name in names
     ]
     text = table(lines)
@@ -111,6 +113,11 @@ def _before_after(store: Store, row: RunRow) -> str:
         interval = f"[{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
         text += f"\naccuracy, paired difference: {100 * paired.difference:+.1f} points {interval}"
     return text
+
+
+def _model_name(prepared: PreparedRun) -> str:
+    model = prepared.chain.models[prepared.chain.defaults.model or "writer"]
+    return model.model or model.provider
 
 
 def _scores(store: Store, run_id: str, step: str) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +65,8 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 
 def _packages() -> list[Finding]:
+    from importlib import metadata
+
     found = []
     for name in PACKAGES:
         try:

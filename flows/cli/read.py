@@ -15,6 +15,7 @@ import typer
 from chains.errors import EnvironmentLacks, InputInvalid
 from flows.cli.check import JsonOption, StoreOption
 from flows.cli.text import duration, moment, money, print_json, safe, shorten, table
+from flows.costs import cost_of
 
 if TYPE_CHECKING:
     from chains.store import AttemptRow, RecordRow, RunRow, Store
@@ -159,7 +160,6 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
     steps = []
     for step in store.steps(run.id):
         numbers = counts.get(step.id, {})
-        called = bool(numbers.get("attempts"))
         steps.append(
             {
                 "step": step.id,
@@ -172,7 +172,7 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
                 "attempts": numbers.get("attempts", 0),
                 "tokens in": numbers.get("tokens_in") or 0,
                 "tokens out": numbers.get("tokens_out") or 0,
-                "cost": money(numbers.get("cost_micro") if called else 0),
+                "cost": money(cost_of(numbers)),
                 "seconds": None
                 if step.finished_at is None
                 else f"{step.finished_at - (step.started_at or 0):.1f}",

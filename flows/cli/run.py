@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chains.errors import InputInvalid
+from chains.errors import HeadraceError, InputInvalid
 from flows.cli.check import JsonOption, StoreOption
 
 if TYPE_CHECKING:
@@ -114,9 +113,11 @@ def started_run(
         row = opened.run(prepared.run_id)
         assert row is not None  # prepare wrote it
         yield prepared, monitor, row
-    finally:
+    except HeadraceError:
         if api is not None:
             api.stop()
+        raise
+    finally:
         opened.close()
 
 
@@ -131,6 +132,8 @@ def _execute(prepared: PreparedRun, request: RunRequest, api: PrefectApi | None)
     with shown(monitor) as display:
         warming = _warm(prepared)
         if api is None:
+            import asyncio
+
             from flows.executor import Direct, execute
 
             asyncio.run(execute(prepared, Direct(), display.report))
@@ -144,6 +147,8 @@ def _execute_flow(prepared: PreparedRun, request: RunRequest, api: PrefectApi, d
     # Our own display shows progress; Prefect's lines still reach the API and so the UI.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    import asyncio
+
     api.wait(display.say)
     from flows.run_chain import RowsFailed, hand_over, run_chain
 

@@ -75,7 +75,7 @@ def find_weights(model: str, *, revision: str | None, store: Store) -> Weights:
         raise InputInvalid(
             f"{model!r} is no name of a published model.", hint="Write models:NAME@latest or models:NAME@3."
         )
-    folder = _folder_of(model, revision)
+    folder = folder_of(model, revision)
     if (folder / "adapter_config.json").is_file():
         return _checked(folder, find_base(folder))
     return _checked(folder, None)
@@ -99,7 +99,7 @@ def find_base(folder: Path) -> Path:
             f"The adapter in {str(folder)!r} names no base model.",
             hint="Set base_model_name_or_path in its adapter_config.json.",
         )
-    return _folder_of(str(name), None)
+    return folder_of(str(name), None)
 
 
 def _from_store(name: str, version: str | None, store: Store) -> Weights:
@@ -131,7 +131,7 @@ def _base_of_row(base: Any, store: Store) -> Path:
     return found.folder
 
 
-def _folder_of(model: str, revision: str | None) -> Path:
+def folder_of(model: str, revision: str | None) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         return path.resolve()
