@@ -7,13 +7,14 @@ searched again. What documents say is handed on as data and never rendered as a 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chains.errors import HeadraceError, InputInvalid
 from chains.keys import key_of
 from chains.spec import RetrieveStep
 from chains.templates import render
-from tasks.attempts import Caller, caller_for
+from tasks.attempts import Caller, call, caller_for
 from tasks.context import RowJob, RowResult, StepContext
 from tasks.embed import embed_texts
 
@@ -69,4 +70,10 @@ async def _look_up(ctx: StepContext, caller: Caller, collection: Collection, que
     assert isinstance(step, RetrieveStep)
     provider = ctx.providers.get(collection.embedder_name)
     vectors = await embed_texts(caller, provider, [query])
-    return await collection.search(vectors[0], top_k=step.top_k, min_score=step.min_score)
+    if collection.url is None:
+        return await collection.search(vectors[0], top_k=step.top_k, min_score=step.min_score)
+    # A server is called like any other: with attempts in the store, and tries of its own.
+    request = collection.search_request(vectors[0], top_k=step.top_k, min_score=step.min_score)
+    searcher = replace(caller, gate=collection.gate)
+    granted = caller.first_number - 1 + caller.tally.attempts
+    return await call(searcher, request, collection.send_search, collection.read_search, granted=granted)

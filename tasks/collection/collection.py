@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from chains import spec
 from chains.clock import Clock
-from chains.errors import CollectionMismatch, StepFailed
+from chains.errors import CollectionMismatch, StepFailed, TimedOut
+from chains.keys import canonical
 from chains.store import CollectionRow
 from tasks.collection.chunk import Chunk, Hit
 from tasks.collection.identity import Identity, check_embedder, checked_vectors, is_normalised
 from tasks.collection.index import Found, Index, Payload
+from tasks.providers.gate import Gate
+from tasks.providers.reply import Reply
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from chains.store import Store
 
 T = TypeVar("T")
+SEARCHES = 64
+"""Searches in flight at once in a server's collection."""
 # Fields that tell whether a chunk that is there already is still described rightly.
 PLACE = ("source", "heading", "start", "end", "origin")
 
@@ -50,6 +55,7 @@ class Collection:
         self.embedder_name = described.embedder
         self.distance = described.distance
         self.url = described.url
+        self.gate = Gate(SEARCHES)
         self._embedder = embedder
         self._store = store
         self._clock = clock
@@ -119,6 +125,32 @@ class Collection:
 
         found = await self._in_thread(look)
         return [_hit(rank, entry) for rank, entry in enumerate(self._ordered(found), start=1)]
+
+    def search_request(self, vector: np.ndarray, *, top_k: int, min_score: float | None) -> bytes:
+        """Return what is asked of a server, as an attempt keeps it."""
+        numbers = [float(number) for number in vector]
+        asked = {"collection": self.name, "vector": numbers, "top_k": top_k, "min_score": min_score}
+        return canonical(asked)
+
+    async def send_search(self, request: bytes, *, timeout: float) -> Reply:
+        """Search once, as `tasks.attempts` calls it."""
+        import numpy as np
+
+        asked = json.loads(request)
+        vector = np.asarray(asked["vector"], dtype=np.float32)
+        try:
+            async with asyncio.timeout(timeout):
+                hits = await self.search(vector, top_k=asked["top_k"], min_score=asked["min_score"])
+        except TimeoutError:
+            raise TimedOut(
+                f"The search in collection '{self.name}' took longer than {timeout:g} s."
+            ) from None
+        document = {"hits": [hit.as_json() for hit in hits]}
+        return Reply(body=canonical(document), status=200, tokens_in=0, tokens_out=0, document=document)
+
+    def read_search(self, reply: Reply) -> list[Hit]:
+        """Return the hits of a reply."""
+        return [Hit(**hit) for hit in reply.document["hits"]]
 
     async def count(self) -> int:
         """Return how many chunks there are."""

@@ -132,6 +132,7 @@ def _base_of_row(base: Any, store: Store) -> Path:
 
 
 def folder_of(model: str, revision: str | None) -> Path:
+    """Return the folder of a model that is named by its path or by its hub id."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path.resolve()

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from chains.errors import InputInvalid, StepFailed
+import pytest
+
+from chains.errors import InputInvalid, ServerFault, StepFailed
 
 HANDBOOK = {
     "returns": "# Returns\n\nSend it back within 30 days for your money back.\n",
@@ -81,6 +83,40 @@ async def test_an_empty_query_and_an_empty_collection_say_so(bench: Any) -> None
     await fill(bench)
     [empty] = await bench.step(STEP, ask("  "))
     assert isinstance(empty, InputInvalid)
+
+
+async def test_a_search_in_a_server_is_an_attempt_like_any_other(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server is at hand: qdrant-client's in-memory mode takes its place, and fails once on the way."""
+    from qdrant_client import QdrantClient
+
+    from tasks.collection.server import ServerIndex
+
+    class Flaky(ServerIndex):
+        searches = 0
+
+        def search(self, *args: Any, **named: Any) -> Any:
+            self.searches += 1
+            if self.searches == 1:
+                raise ServerFault("The Qdrant server answered 503.")
+            return super().search(*args, **named)
+
+        def close(self) -> None:
+            pass
+
+    client = QdrantClient(":memory:")
+    monkeypatch.setattr("tasks.collection.server.open_server", lambda *_, name, **__: Flaky(client, name))
+    bench.collections = {"handbook": {"embedder": "mini", "url": "http://127.0.0.1:6333"}}
+    await fill(bench)
+    [result] = await bench.step({**STEP, "retry": {"attempts": 2, "base": "1ms"}}, ask("Can I get a refund?"))
+    assert result.output["hits"][0]["source"] == "returns.md"
+    attempts = bench.store.attempts("run2-1")
+    assert [(attempt.number, attempt.state) for attempt in attempts] == [(1, "ok"), (2, "error"), (3, "ok")]
+    assert json.loads(attempts[2].request)["top_k"] == 2
+    assert json.loads(attempts[2].response)["hits"] == result.output["hits"]
+    assert bench.store.collection("handbook").url == "http://127.0.0.1:6333"
+    client.close()
 
 
 async def test_what_a_document_says_is_not_rendered(bench: Any) -> None:
