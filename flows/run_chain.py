@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 from chains.errors import StepFailed
 from chains.settings import get_settings
 from chains.store import open_store
-from flows.artifacts import leave_artifact
+from flows.artifacts import RunProgress, leave_artifact
 from flows.executor import Unit, Work, execute
 from flows.prepared import PreparedRun, RunRequest, note_flow_run, prepare
 from flows.progress import Report, ignore
@@ -55,6 +55,7 @@ class PrefectStarter:
 
     def __init__(self, run: PreparedRun) -> None:
         self._run = run
+        self._progress = RunProgress(run)
 
     async def start(self, unit: Unit, work: Work) -> ShardCounts:
         """Run `work` inside a Prefect task; failed rows make a failed task run but no exception here."""
@@ -84,6 +85,7 @@ class PrefectStarter:
         state = await running
         if not kept:
             await state.aresult()  # the body never came to its end: raise what stopped it
+        await self._progress.unit_ended()
         return kept[-1]
 
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
