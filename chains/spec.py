@@ -19,26 +19,6 @@ RESERVED = frozenset(
         *("true", "false", "none", "not", "and", "or", "in", "is", "if", "else"),
     )
 )
-    [
-        "inputs",
-        "row",
-        "env",
-        "secret",
-        "loop",
-        "item",
-        "run",
-        "true",
-        "false",
-        "none",
-        "not",
-        "and",
-        "or",
-        "in",
-        "is",
-        "if",
-        "else",
-    ]
-)
 
 Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
 Template: TypeAlias = str
