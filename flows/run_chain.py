@@ -69,6 +69,7 @@ class PrefectStarter:
                 raise RowsFailed(f"{counts.failed} rows failed. {counts.first_error or ''}".strip())
             return dict(counts.statuses)
 
+        # No tags: each would cost a request for its concurrency limit, and seconds on a busy server.
         unit_task = Task(
             run_unit,
             name=unit.kind,
@@ -78,7 +79,6 @@ class PrefectStarter:
             retry_condition_fn=_is_infrastructure,
             cache_policy=NO_CACHE,
             persist_result=False,
-            tags=[f"step:{unit.step_id}"],
         )
         rows = unit.title.partition(" · ")[2]
         running: Any = unit_task(self._run.run_id, unit.step_id, rows, return_state=True)
