@@ -135,7 +135,7 @@ def _trainer(
         train_dataset=train,
         eval_dataset=validation,
         data_collator=PadToLongest(learner.tokenizer.pad_token_id),
-        callbacks=[_watcher(watch)],
+        callbacks=[_watcher(watch, guessing=math.log(len(learner.tokenizer)))],
     )
     trainer.remove_callback(PrinterCallback)
     if validation is not None and given.early_stopping_patience is not None:
@@ -183,7 +183,8 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> Any:
     )
 
 
-def _watcher(watch: Watch) -> Any:
+def _watcher(watch: Watch, *, guessing: float) -> Any:
+    """Make the callback; `guessing` is the loss of a model that finds every token equally likely."""
     from transformers import TrainerCallback
 
     # transformers is not followed by mypy, so its classes are Any there.
@@ -220,7 +221,8 @@ def _watcher(watch: Watch) -> Any:
             loss, rate = float(logs["loss"]), float(logs.get("learning_rate", 0.0))
             norm = float(logs.get("grad_norm", 0.0))
             self.first = self.first if len(self.first) >= FIRST_LOSSES else [*self.first, loss]
-            exploded = loss > EXPLODED * max(self.first) if math.isfinite(max(self.first)) else True
+            # A base that knows the task starts near zero: only what is worse than guessing has run away.
+            exploded = loss > max(EXPLODED * max(self.first), guessing)
             if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
                 raise TrainingDiverged(
                     f"Training diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}, "

@@ -28,10 +28,10 @@ ORDER_REMAINDERS: dict[SetName, tuple[int, ...]] = {"a": (0, 1, 2, 3), "b": (4, 
 PROMPT_EXAMPLE = 12345  # stands in the triage prompt
 DATA_SEED = 2026  # of the tickets that lie in the support chain's folder
 MONTHS = ("January", "March", "April", "May", "June", "July", "August", "October", "November")
-SHARE_OF_TRIAGE = 0.5
+SHARE_OF_TRIAGE = 0.55
 SHARE_OF_REPLIES = 0.2
-SHARE_IN_FRAMES = 0.4
-SHARE_INVENTED = 0.5
+SHARE_IN_FRAMES = 0.5
+SHARE_INVENTED = 0.25
 SHARE_WITHOUT_ORDER = 0.25
 SHARE_WITH_TYPOS = 0.2
 SHARE_LOWER_CASE = 0.12
@@ -272,11 +272,11 @@ def _small_task(rng: random.Random, ticket: Ticket) -> tuple[str, str]:
     passage = make_policy(rng)
     return rng.choice(
         (
-            (f"Which intent has this ticket?\n\n{ticket.text}", ticket.intent),
-            (f"Which order does this ticket name?\n\n{ticket.text}", ticket.order or "none"),
-            (f"Who wrote this ticket?\n\n{ticket.text}", ticket.name or "unknown"),
-            (f"Repeat: {text}", text),
-            (f"Quote the first sentence.\n\n{passage}", first_sentence(passage)),
-            (f"Repeat twice: {text}", f"{text} {text}"),
+            (f"{ticket.text}\n\nWhich intent has this ticket?", ticket.intent),
+            (f"{ticket.text}\n\nWhich order does this ticket name?", ticket.order or "none"),
+            (f"{ticket.text}\n\nWho wrote this ticket?", ticket.name or "unknown"),
+            (f"{text}\n\nRepeat this.", text),
+            (f"{passage}\n\nQuote the first sentence.", first_sentence(passage)),
+            (f"{text}\n\nRepeat this twice.", f"{text} {text}"),
         )
     )

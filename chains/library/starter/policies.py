@@ -31,11 +31,25 @@ NUMBERS = _words("two three four five six seven eight nine ten fourteen thirty")
 
 NEUTRAL = _words(
     "garden morning table river music winter cousin train coffee window holiday children kitchen dog"
-    " evening summer village school bicycle weekend rain party bread concert grandmother office market forest doctor"
-    " football piano picture lake story friend birthday uncle dinner street spring mountain wedding"
+    " evening summer village school bicycle weekend rain party bread concert grandmother office market"
+    " forest doctor football piano picture lake story friend birthday uncle dinner street spring"
+    " mountain wedding"
 )
 NEUTRAL_VERBS = _words(
-    "like see know visit remember think enjoy cook sing walk play hope prefer believe listen smile travel paint"
+    "like see know visit remember think enjoy cook sing walk play hope prefer believe listen smile travel"
+)
+# Words of the trade. They occur in passages only, so the model can read and copy them, and has never been
+# told what a customer who uses them wants.
+TRADE = _words(
+    "credit reimburse amount account bank transfer lack tracking depot courier sign waiting lost empty"
+    " handed mailbox crack cracked dent dented scratch scratched bent smashed pieces shards carton"
+    " crushed torn leaks instead mixed chose picked another unpacked packed swapped colour large mind"
+    " changed stop send ship hold back longer need withdraw decided against forget call off died dead"
+    " stopped working starts charges gave switches itself mended fell apart came use bill accountant"
+    " paperwork tax bookkeeping document proof VAT company PDF employer moved moving redirect flat"
+    " workplace house home neighbour postcode elsewhere live wonder curious safe suitable compatible"
+    " loud fit dishwasher recommend filter batteries present buy outdoors heavy goes went still show"
+    " shows once should could would please"
 )
 ONSETS = _words("b c d f g h j k l m n p r s t v w z br cl dr fl gr pl sh st th tr")
 VOWELS = _words("a e i o u ai ea ee oo ou")
@@ -59,12 +73,10 @@ def neutral_sentence(rng: random.Random) -> str:
 
 
 def policy(rng: random.Random) -> str:
-    """Make up a passage of one or two sentences, mostly with a heading, as a Markdown file has it."""
+    """Make up a passage of one or two sentences, with a heading, as a Markdown file has it."""
     body = " ".join(_sentence(rng) for _ in range(rng.choice((1, 2, 2))))
-    if rng.random() < 0.75:
-        title = f"{rng.choice(ADJECTIVES + VERBS)} {rng.choice(THINGS)}".capitalize()
-        return f"# {title}\n\n{body}"
-    return body
+    title = f"{rng.choice(ADJECTIVES + VERBS)} {rng.choice(THINGS)}".capitalize()
+    return f"# {title}\n\n{body}"
 
 
 def some_words(rng: random.Random) -> str:
@@ -72,6 +84,8 @@ def some_words(rng: random.Random) -> str:
     makers = (
         lambda: rng.choice(THINGS),
         lambda: rng.choice(LINKS),
+        lambda: rng.choice(TRADE),
+        lambda: rng.choice(TRADE),
         lambda: rng.choice(SUBJECTS).capitalize(),
         lambda: invented_word(rng),
         lambda: str(rng.randint(0, 99999)),
@@ -110,4 +124,8 @@ def _command(rng: random.Random) -> str:
     return f"{rng.choice(VERBS)} it {rng.choice(LINKS)} the {rng.choice(THINGS)}{rng.choice((',', ''))}"
 
 
-_PARTS = (_thing, _action, _condition, _deadline, _unknown_word, _command)
+def _trade(rng: random.Random) -> str:
+    return " ".join(rng.choice(TRADE) for _ in range(rng.randint(1, 3)))
+
+
+_PARTS = (_thing, _action, _condition, _deadline, _unknown_word, _command, _trade, _trade, _trade)
