@@ -66,6 +66,9 @@ def check_references(subject: Subject) -> None:
             for key, value in part:
                 if isinstance(value, str):
                     _check_secret_template(subject, StepTemplate((section, name, key), value))
+                elif key == "headers":
+                    for template in nested_templates((section, name, key), value):
+                        _check_secret_template(subject, template)
 
 
 def templates_with_files(subject: Subject, step_id: str, step: Step) -> list[StepTemplate]:

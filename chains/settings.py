@@ -34,7 +34,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     store: str = Field(default=".headrace", min_length=1)
-    """Folder of the store."""
+    """Folder of the store, or the address of a PostgreSQL database."""
+    blobs: str | None = Field(default=None, min_length=1)
+    """Where large payloads are kept: a folder or an fsspec address, such as `s3://bucket/prefix`.
+    Left out: the store's folder."""
+    home: str = Field(default=".headrace", min_length=1)
+    """Folder for collections, models and work where the store is a database."""
     allowed_modules: Names = ()
     """Modules that `python:` and `output:` may import besides the chain's own files; commas between them."""
     allowed_hosts: Names | None = None
@@ -49,6 +54,17 @@ class Settings(BaseModel):
     """Longest response body, decoded, that is read from an endpoint."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """How much is logged."""
+    prices: str | None = Field(default=None, min_length=1)
+    """JSON file with prices that go before those that ship, in US dollars per million tokens:
+    `{"models": {"NAME": {"input": 0.25, "output": 2.0}}}`."""
+    budget_usd_per_day: float | None = Field(default=None, gt=0)
+    """US dollars that all runs on the store may spend in one day (UTC)."""
+    budget_tokens_per_day: int | None = Field(default=None, ge=1)
+    """Tokens, sent and received, that all runs on the store may use in one day (UTC)."""
+    budget_calls_per_day: int | None = Field(default=None, ge=1)
+    """Calls that all runs on the store may make in one day (UTC)."""
+    task_runner: Literal["thread", "dask", "ray"] = "thread"
+    """What runs the tasks of a flow run."""
 
 
 def get_settings() -> Settings:

@@ -28,11 +28,12 @@ def missing_environment(chain: Chain, env: Mapping[str, str]) -> list[str]:
     wanted: dict[str, None] = {}
     for part in parts:
         texts = [value for _, value in part if isinstance(value, str)]
+        texts += part.headers.values() if isinstance(part, Model) else []
         for reference in (reference for text in texts for reference in references(text)):
             if reference.root == "env" and len(reference.path) == 1 and not reference.guarded:
                 wanted[reference.path[0]] = None
         if isinstance(part, Model) and _needs_default_key(part, env):
-            wanted["OPENAI_API_KEY"] = None
+            wanted["AZURE_OPENAI_API_KEY" if part.api_version else "OPENAI_API_KEY"] = None
     return sorted(name for name in wanted if not env.get(name))
 
 
@@ -83,7 +84,7 @@ def _inputs_read(chain_file: ChainFile) -> set[str]:
 
 
 def _needs_default_key(model: Model, env: Mapping[str, str]) -> bool:
-    """Whether a model falls back to OPENAI_API_KEY; a server on this machine mostly wants no key."""
+    """Whether a model falls back to the usual variable; a server on this machine mostly wants no key."""
     if model.provider != "openai" or model.api_key is not None:
         return False
     url = model.base_url or env.get("OPENAI_BASE_URL") or ""
