@@ -20,7 +20,7 @@ from chains.clock import Clock
 from chains.errors import HeadraceError, RateLimited, StepFailed, Transient
 from chains.spec import Retry
 from chains.store import AttemptRow, RecordRow
-from tasks.context import OnceJob, Progress, RowJob, StepContext
+from tasks.context import OnceJob, Progress, RowJob, RowResult, StepContext
 from tasks.providers.gate import Gate
 from tasks.providers.reply import Reply
 
@@ -60,6 +60,7 @@ class Caller:
     retry: Retry
     timeout: float
     gate: Gate
+    free: bool
     run_id: str
     step: str
     record_id: str
@@ -76,6 +77,13 @@ class Caller:
         """How many attempts the record has, those of earlier processes included."""
         return self.first_number - 1 + self.tally.attempts
 
+    def charge(self, result: RowResult) -> RowResult:
+        """Write on a result what its calls came to; a price that is not known stays unknown."""
+        result.attempts = self.made
+        result.tokens_in, result.tokens_out = self.tally.tokens_in, self.tally.tokens_out
+        result.cost_micro = 0 if self.free else None
+        return result
+
 
 def caller_for(ctx: StepContext, job: RowJob | OnceJob, model: str) -> Caller:
     """Return the caller for one record's calls to the model of this name."""
@@ -85,6 +93,7 @@ def caller_for(ctx: StepContext, job: RowJob | OnceJob, model: str) -> Caller:
         retry=ctx.retry,
         timeout=ctx.timeout,
         gate=ctx.providers.gate(model),
+        free=ctx.providers.get(model).free,
         run_id=ctx.run_id,
         step=ctx.step_id,
         record_id=job.record_id,

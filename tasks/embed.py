@@ -71,13 +71,10 @@ async def run_row(ctx: StepContext, job: RowJob) -> RowResult:
     except HeadraceError as error:
         error.inputs = inputs
         raise
-    return RowResult(
-        output={"vector": vector, "dimension": len(vector)},
-        value_key=key,
-        reused_from=reused,
-        inputs=inputs,
-        tokens_in=caller.tally.tokens_in if caller else None,
+    result = RowResult(
+        output={"vector": vector, "dimension": len(vector)}, value_key=key, reused_from=reused, inputs=inputs
     )
+    return caller.charge(result) if caller is not None else result
 
 
 async def embed_texts(
@@ -156,7 +153,7 @@ async def _update(
         "reused": len(chunks) - len(missing),
         "version": await collection.version(),
     }
-    return RowResult(output=output, tokens_in=caller.tally.tokens_in)
+    return caller.charge(RowResult(output=output))
 
 
 async def _embed_missing(

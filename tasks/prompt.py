@@ -146,13 +146,10 @@ async def _ask(
         else:
             break
     _report_other_model(ctx, name, completion)
-    return RowResult(
-        output=step_output(completion.text, completion.finish_reason, parsed),
-        messages=messages,
-        tokens_in=caller.tally.tokens_in,
-        tokens_out=caller.tally.tokens_out,
-        attempts=caller.made,
+    result = RowResult(
+        output=step_output(completion.text, completion.finish_reason, parsed), messages=messages
     )
+    return caller.charge(result)
 
 
 class _Question:

@@ -46,7 +46,7 @@ async def run_row(ctx: StepContext, job: RowJob) -> RowResult:
         error.inputs = inputs
         raise
     output = {"hits": [hit.as_json() for hit in hits], "scores": [hit.score for hit in hits]}
-    return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=caller.tally.tokens_in)
+    return caller.charge(RowResult(output=output, value_key=key, inputs=inputs))
 
 
 async def _key(ctx: StepContext, collection: Collection, query: str) -> str:

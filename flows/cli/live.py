@@ -137,5 +137,5 @@ def _line(name: str, step: StepProgress, now: float) -> str:
     ]
     if step.tokens_in or step.tokens_out:
         parts.append(f"{step.tokens_in + step.tokens_out} tokens")
-        parts.append(money(step.cost_micro if step.cost_known else None))
+        parts.append(f"cost {money(step.cost_micro if step.cost_known else None)}")
     return f"{name}: {', '.join(parts)} in {duration(step.seconds(now))}"

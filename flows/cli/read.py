@@ -165,7 +165,8 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
                 "step": step.id,
                 "kind": step.kind,
                 "status": step.status,
-                "ok": numbers.get("ok", 0),
+                # A once step may also have a record for each row that it scored; it ran once.
+                "ok": int(step.status == "ok") if step.once else numbers.get("ok", 0),
                 "failed": numbers.get("failed", 0) + numbers.get("blocked", 0),
                 "skipped": numbers.get("skipped", 0),
                 "reused": numbers.get("reused", 0),

@@ -44,6 +44,11 @@ class Provider(Protocol):
         ...
 
     @property
+    def free(self) -> bool:
+        """Whether calls cost no money: the model runs on this machine."""
+        ...
+
+    @property
     def concurrency(self) -> int:
         """Calls in flight at once."""
         ...

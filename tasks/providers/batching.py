@@ -93,14 +93,16 @@ class Batcher(Generic[Asked, Answer]):
         """Run one batch, then queue up again behind the other models."""
         if window:
             time.sleep(WINDOW_S)
-        batch = self._next_batch()
-        if batch:
-            self._run_batch(batch)
-        with self._lock:
-            self._scheduled = bool(self._waiting)
-        if self._scheduled:
-            # No window: whoever came while the batch ran has waited long enough.
-            worker().submit(self._drain, window=False)
+        try:
+            batch = self._next_batch()
+            if batch:
+                self._run_batch(batch)
+        finally:
+            with self._lock:
+                self._scheduled = bool(self._waiting)
+            if self._scheduled:
+                # No window: whoever came while the batch ran has waited long enough.
+                worker().submit(self._drain, window=False)
 
     def _next_batch(self) -> list[Job[Asked, Answer]]:
         with self._lock:
@@ -118,23 +120,13 @@ class Batcher(Generic[Asked, Answer]):
             self._run(batch)
         except HeadraceError as error:
             _fail_all(batch, error)
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            OSError,
-            MemoryError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            ImportError,
-        ) as error:
-            failure = StepFailed(
-                f"The local model failed on a batch of {len(batch)}: "
-                f"{type(error).__name__}: {str(error)[:200]}"
-            )
+        except Exception as error:
+            # Whatever it was, the callers must not wait for ever; nobody looks at what this thread raises.
+            what = f"{type(error).__name__}: {str(error)[:200]}"
+            failure = StepFailed(f"The local model failed on a batch of {len(batch)}: {what}")
             failure.__cause__ = error
             _fail_all(batch, failure)
+            raise
 
 
 def _fail_all(batch: Sequence[Job[Asked, Answer]], error: HeadraceError) -> None:

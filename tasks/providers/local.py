@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from chains.clock import Clock
@@ -40,7 +41,10 @@ EMBED_BATCH_TEXTS = 512
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request on its way to a batch: its bytes, what they say, and how long it may run."""
+    """One request on its way to a batch: its size there, what it says, and how long it may run.
+
+    The size of a chat is in bytes, four for each token of the answer; that of an embedding is in texts.
+    """
 
     size: int
     request: Mapping[str, Any]
@@ -52,6 +56,7 @@ class LocalProvider:
 
     def __init__(self, name: str, model: Model, weights: Weights, *, settings: Settings) -> None:
         self.name = name
+        self.free = True
         self.concurrency = model.limits.concurrency
         self.deterministic = not model.temperature
         self._model = model
@@ -104,7 +109,9 @@ class LocalProvider:
 
     async def send_chat(self, request: bytes, *, timeout: float) -> Reply:
         """Answer one chat request; concurrent ones share a batch. `timeout` counts from its batch's start."""
-        return await self._chat.submit(Asked(len(request), json.loads(request), timeout))
+        asked = json.loads(request)
+        size = len(request) + 4 * asked["parameters"].get("max_tokens", 0)
+        return await self._chat.submit(Asked(size, asked, timeout))
 
     def read_chat(self, reply: Reply) -> Completion:
         """Return what the model said."""
@@ -130,7 +137,8 @@ class LocalProvider:
 
     async def send_embed(self, request: bytes, *, timeout: float) -> Reply:
         """Embed the texts of one request; concurrent ones share a batch."""
-        return await self._embed.submit(Asked(len(request), json.loads(request), timeout))
+        asked = json.loads(request)
+        return await self._embed.submit(Asked(len(asked["input"]), asked, timeout))
 
     def read_embed(self, reply: Reply) -> np.ndarray:
         """Return the vectors, one row per text."""
@@ -181,8 +189,7 @@ class LocalProvider:
         )
 
     def _choose_chat(self, waiting: Sequence[Asked]) -> list[int]:
-        sizes = [asked.size + 4 * asked.request["parameters"].get("max_tokens", 0) for asked in waiting]
-        return by_length(sizes, budget=CHAT_BATCH_BYTES, rows=CHAT_BATCH_ROWS)
+        return by_length([asked.size for asked in waiting], budget=CHAT_BATCH_BYTES, rows=CHAT_BATCH_ROWS)
 
     def _run_chat(self, jobs: Sequence[Job[Asked, Reply]]) -> None:
         model = self._chat_model()
@@ -247,13 +254,9 @@ class LocalProvider:
         job.answer(_reply(document))
 
     def _choose_embed(self, waiting: Sequence[Asked]) -> list[int]:
-        chosen, texts = [0], len(waiting[0].request["input"])
-        for index in range(1, len(waiting)):
-            texts += len(waiting[index].request["input"])
-            if texts > EMBED_BATCH_TEXTS:
-                break
-            chosen.append(index)
-        return chosen
+        """Take the oldest calls, as many as a batch holds, and one in any case."""
+        totals = accumulate(asked.size for asked in waiting)
+        return [index for index, total in enumerate(totals) if total <= EMBED_BATCH_TEXTS] or [0]
 
     def _run_embed(self, jobs: Sequence[Job[Asked, Reply]]) -> None:
         embedder = self._embedder()

@@ -112,8 +112,7 @@ def _from_store(name: str, version: str | None, store: Store) -> Weights:
             hint=f"There are: {', '.join(known) or 'none'}. A finetune step with `publish: {name}` does it.",
         )
     folder = store.folder("models") / row.sha256
-    if not folder.is_dir():
-        store.materialise(json.loads(row.files), folder)
+    store.materialise(json.loads(row.files), folder)
     base = _base_of_row(row.base, store) if row.kind == "adapter" else None
     return _checked(folder, base)
 

@@ -59,6 +59,7 @@ class Desk:
             store=self.store,
             clock=Clock(),
             gate=self.providers.gate("m"),
+            free=False,
             run_id="run",
             step="s",
             record_id=opening.id,

@@ -148,6 +148,15 @@ def test_an_atomic_write_replaces_the_whole_file(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.md"]
 
 
+def test_who_reads_during_an_atomic_write_reads_the_old_file_to_its_end(tmp_path):
+    path = tmp_path / "report.md"
+    atomic_write(path, b"old and long")
+    with path.open("rb", buffering=0) as reader:
+        assert reader.read(3) == b"old"
+        atomic_write(path, b"new")
+        assert reader.read() == b" and long"
+
+
 def test_a_failed_atomic_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "report.md"
     atomic_write(path, b"old")

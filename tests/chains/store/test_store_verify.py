@@ -123,6 +123,14 @@ def test_what_was_put_by_itself_is_never_an_orphan(store):
     assert store.get_blob(sha) == BIG
 
 
+def test_what_was_put_by_itself_stays_when_a_payload_of_the_same_content_is_replaced(store, record_row):
+    sha = store.put_blob(BIG)
+    store.put(record_row(output=BIG))
+    store.put(record_row(output=b"small"))
+    assert store.verify_report(grace=0).orphans_removed == []
+    assert store.get_blob(sha) == BIG
+
+
 def test_an_old_orphan_that_is_put_again_is_young_again(store, record_row):
     sha = store.blobs.put(BIG)
     age(store.blobs.path(sha))

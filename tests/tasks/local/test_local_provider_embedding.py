@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,49 @@ async def test_vectors_are_those_of_sentence_transformers(open_model: Any) -> No
     made = await vectors_of(open_model(MINILM, dtype="float32"), TEXTS)
     assert made.shape == (6, 384) and made.dtype == np.float32
     assert (made * wanted).sum(axis=1).min() > 0.99999
+
+
+@pytest.mark.slow
+async def test_another_layout_goes_through_sentence_transformers(open_model: Any, tmp_path: Path) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense
+
+    from tasks.embedders import layout_of
+    from tasks.providers.weights import find_weights
+
+    folder = find_weights(MINILM, revision=None, store=None).folder  # type: ignore[arg-type]
+    known = SentenceTransformer(str(folder), device="cpu")
+    torch.manual_seed(0)
+    model = SentenceTransformer(modules=[known[0], known[1], Dense(384, 32)], device="cpu")
+    model.save_pretrained(str(tmp_path / "dense"))
+    assert not layout_of(tmp_path / "dense").is_plain
+    made = await vectors_of(open_model(tmp_path / "dense", dtype="float32"), TEXTS)
+    assert made.shape == (6, 32)
+    assert np.allclose(made, model.encode(TEXTS, show_progress_bar=False), atol=1e-5)
+
+
+async def test_cls_pooling_takes_the_first_token(open_model: Any, tmp_path: Path) -> None:
+    import shutil
+
+    from sentence_transformers import SentenceTransformer
+
+    from tasks.providers.weights import find_weights
+
+    folder = find_weights(MINILM, revision=None, store=None).folder  # type: ignore[arg-type]
+    copied = shutil.copytree(folder, tmp_path / "cls")
+    pooling = copied / "1_Pooling" / "config.json"
+    config = {
+        key: value for key, value in json.loads(pooling.read_text()).items() if "pooling_mode" not in key
+    }
+    pooling.write_text(
+        json.dumps({**config, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
+    )
+    made = await vectors_of(open_model(copied, dtype="float32"), TEXTS)
+    wanted = SentenceTransformer(str(copied), device="cpu").encode(TEXTS, show_progress_bar=False)
+    assert (made * wanted).sum(axis=1).min() > 0.99999
+    mean = await vectors_of(open_model(MINILM, dtype="float32"), TEXTS)
+    assert (made * mean).sum(axis=1).max() < 0.999
 
 
 async def test_texts_of_concurrent_calls_keep_their_own_vectors(open_model: Any) -> None:

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from chains.errors import Cancelled, ContextOverflow, StepFailed
+from tasks.providers.batching import Batcher, Job
+
+
+def doubler(sizes: list[int], threads: set[int]) -> Batcher[int, int]:
+    def run(jobs: Sequence[Job[int, int]]) -> None:
+        sizes.append(len(jobs))
+        threads.add(threading.get_ident())
+        for job in jobs:
+            if job.asked == 13:
+                raise KeyError("thirteen")
+            if job.asked == 17:
+                job.fail(ContextOverflow("seventeen"))
+            job.answer(job.asked * 2)
+
+    return Batcher(lambda waiting: list(range(min(len(waiting), 8))), run)
+
+
+async def test_concurrent_calls_share_batches_in_one_thread() -> None:
+    sizes: list[int] = []
+    threads: set[int] = set()
+    one, other = doubler(sizes, threads), doubler(sizes, threads)
+    answers = await asyncio.gather(*(batcher.submit(n) for n in range(10) for batcher in (one, other)))
+    assert answers == [n * 2 for n in range(10) for _ in range(2)]
+    assert sorted(sizes) == [2, 2, 8, 8]
+    assert len(threads) == 1 and threads != {threading.get_ident()}
+
+
+async def test_an_unexpected_error_reaches_its_batch_and_the_others_go_on() -> None:
+    batcher = doubler([], set())
+    results = await asyncio.gather(*(batcher.submit(n) for n in range(12, 24)), return_exceptions=True)
+    assert results[0] == 24, "answered before the error"
+    assert all(isinstance(result, StepFailed) and "thirteen" in str(result) for result in results[1:8])
+    assert results[8:] == [40, 42, 44, 46]
+
+
+async def test_one_call_may_fail_alone() -> None:
+    batcher = doubler([], set())
+    bad, good = await asyncio.gather(batcher.submit(17), batcher.submit(18), return_exceptions=True)
+    assert isinstance(bad, ContextOverflow) and good == 36
+
+
+async def test_a_closed_batcher_cancels_what_waits_and_takes_no_more() -> None:
+    batcher = doubler([], set())
+    waiting = asyncio.ensure_future(batcher.submit(1))
+    await asyncio.sleep(0)
+    batcher.close()
+    with pytest.raises(Cancelled):
+        await waiting
+    with pytest.raises(Cancelled, match="has been closed"):
+        await batcher.submit(2)
+
+
+def test_callers_may_live_on_different_event_loops() -> None:
+    batcher = doubler([], set())
+    answers: list[int] = []
+    loops = [
+        threading.Thread(target=lambda n=n: answers.append(asyncio.run(batcher.submit(n)))) for n in range(4)
+    ]
+    for loop in loops:
+        loop.start()
+    for loop in loops:
+        loop.join()
+    assert sorted(answers) == [0, 2, 4, 6]
