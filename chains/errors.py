@@ -16,6 +16,7 @@ x HeadraceError
     - CallRefused             400, 401, 403, 404, 422
       - ContextOverflow       the prompt is longer than the model's window
       - ContentFiltered       a refusal or a content filter
+    - BudgetExceeded          the call would cost more than a budget leaves
     - OutputTruncated         the answer ended at max_tokens
     - OutputInvalid           the answer does not fit `output:`, also after re-asking
     - TemplateFailed          a template or expression failed on its values
@@ -63,7 +64,12 @@ class HeadraceError(Exception):
 
 
 class Transient(HeadraceError):
-    """May work when tried again. `retry_after` is in seconds where the other side named it."""
+    """May work when tried again. `retry_after` is in seconds where the other side named it.
+
+    `reached` is False where nothing at all came back from the other side, not even a refusal.
+    """
+
+    reached: bool = True
 
     def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -76,6 +82,8 @@ class Terminal(HeadraceError):
 
 class ConnectionFailed(Transient):
     """No connection to the endpoint could be made or kept."""
+
+    reached = False
 
 
 class TimedOut(Transient):
@@ -153,6 +161,10 @@ class ContextOverflow(CallRefused):
 
 class ContentFiltered(CallRefused):
     """The model or its filter declined to answer."""
+
+
+class BudgetExceeded(Terminal):
+    """The call was not made: it might have cost more than a budget leaves."""
 
 
 class OutputTruncated(Terminal):

@@ -100,7 +100,7 @@ class Providers:
         self._env = env
         self._open: dict[str, Provider] = {}
         self._gates: dict[str, Gate] = {}
-        self._endpoints: dict[tuple[str, str | None], Endpoint] = {}
+        self._endpoints: dict[tuple[object, ...], Endpoint] = {}
         self._answered_as: set[tuple[str, str]] = set()
 
     def check(self, names: Iterable[str]) -> list[str]:
@@ -181,4 +181,4 @@ class Providers:
         from tasks.providers.openai import open_endpoint
 
         fresh = open_endpoint(name, model, settings=self._settings, env=self._env)
-        return self._endpoints.setdefault((fresh.base_url, fresh.key), fresh)
+        return self._endpoints.setdefault(fresh.shared_by, fresh)

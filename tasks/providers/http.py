@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from chains.clock import Clock
 from chains.errors import (
@@ -55,10 +56,20 @@ class _Received:
     body: bytearray = field(default_factory=bytearray)
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Extras:
+    """What a call carries besides its key; `secrets` are the values that came from the environment."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
+    api_version: str | None = None
+
+
 class Endpoint:
     """A base URL with a key. Made without touching the network; the session opens with the first call.
 
-    `key` is in no repr and in nothing that `post` returns or raises.
+    The key and other secrets are in no repr and in nothing that `post` returns or raises. An API version
+    makes it an Azure deployment: the version goes into the query, the key into a header of its own.
     """
 
     def __init__(
@@ -68,13 +79,16 @@ class Endpoint:
         *,
         env: Mapping[str, str],
         max_bytes: int,
-        headers: Mapping[str, str] | None = None,
+        extras: Extras | None = None,
         deadlines: Deadlines | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._parts = split_url(base_url, "the endpoint")
         self.key = key
+        extras = extras or Extras()
+        self._api_version = extras.api_version
+        self._urls: dict[str, URL] = {}
         self._env = env
         self._max_bytes = max_bytes
         self._deadlines = deadlines or Deadlines()
@@ -85,8 +99,24 @@ class Endpoint:
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
             "User-Agent": "headrace",
-            **(headers or {}),
+            **self._credentials(),
         }
+        # A header of the chain takes the place of one of ours, however it is spelt.
+        own = {name.lower(): name for name in self._headers}
+        for name, value in extras.headers.items():
+            self._headers.pop(own.get(name.lower(), ""), None)
+            self._headers[name] = value
+        self._secrets = _forms([key or "", *extras.secrets])
+
+    @property
+    def host(self) -> str:
+        """The host that is called."""
+        return self._parts.hostname or ""
+
+    @property
+    def shared_by(self) -> tuple[object, ...]:
+        """What two models must have in common to use one pool of connections."""
+        return self.base_url, self._api_version, frozenset(self._headers.items())
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"
@@ -112,16 +142,26 @@ class Endpoint:
 
     def without_key(self, data: bytes) -> bytes:
         """Return data with the key cut out, for endpoints that repeat it in their messages."""
-        if self.key is None or len(self.key) < SHORTEST_SECRET:
-            return data
-        for form in {self.key, json.dumps(self.key)[1:-1]}:
-            data = data.replace(form.encode(), b"[key removed]")
+        for form in self._secrets:
+            data = data.replace(form, b"[key removed]")
         return data
+
+    def _credentials(self) -> dict[str, str]:
+        if self.key is None:
+            return {}
+        return {"api-key": self.key} if self._api_version else {"Authorization": f"Bearer {self.key}"}
+
+    def _url(self, path: str) -> URL:
+        """Return the address of a path; parsed once, for it is asked with every call."""
+        if path not in self._urls:
+            url = URL(self.base_url + path)
+            self._urls[path] = (
+                url.with_query({"api-version": self._api_version}) if self._api_version else url
+            )
+        return self._urls[path]
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            if self.key is not None:
-                self._headers["Authorization"] = f"Bearer {self.key}"
             self._session = aiohttp.ClientSession(
                 connector=connector(self._parts.scheme, self._env),
                 headers=self._headers,
@@ -135,8 +175,7 @@ class Endpoint:
         return self._session
 
     async def _exchange(self, path: str, request: bytes, received: _Received) -> None:
-        url = self.base_url + path
-        async with self._open().post(url, data=request, allow_redirects=False) as response:
+        async with self._open().post(self._url(path), data=request, allow_redirects=False) as response:
             received.status = response.status
             received.headers = response.headers
             unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
@@ -182,7 +221,9 @@ class Endpoint:
         if isinstance(error, HeadraceError):
             return error
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return TimedOut(f"no connection to {where} within {self._deadlines.connect:g} s.")
+            late = TimedOut(f"no connection to {where} within {self._deadlines.connect:g} s.")
+            late.reached = False
+            return late
         if isinstance(error, TimeoutError):
             return self._timed_out(received, timeout)
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, DeniedAddress):
@@ -235,6 +276,13 @@ class _Unpacker:
     def check_end(self) -> None:
         if self._inflate is not None and not self._inflate.eof:
             raise InvalidBody(f"the answer's {self._encoding} packing breaks off.")
+
+
+def _forms(secrets: Sequence[str]) -> tuple[bytes, ...]:
+    """Return every form in which secrets can stand in an answer, the longest first."""
+    real = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+    forms = {form.encode() for secret in real for form in (secret, json.dumps(secret)[1:-1])}
+    return tuple(sorted(forms, key=len, reverse=True))
 
 
 def read_json(body: bytes, content_type: str) -> tuple[Any, HeadraceError | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -25,7 +26,7 @@ from chains.outputs import strict_schema
 from chains.spec import Model
 from chains.templates import references, render
 from tasks.providers.faults import classify
-from tasks.providers.http import Endpoint
+from tasks.providers.http import Endpoint, Extras
 from tasks.providers.network import check_host, is_loopback, split_url
 from tasks.providers.reply import Completion, Reply
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "{{ env.OPENAI_API_KEY }}"
+AZURE_KEY = "{{ env.AZURE_OPENAI_API_KEY }}"
 NEW_LIMIT_HOSTS = ("api.openai.com", ".openai.azure.com")
 """Hosts whose newer models take `max_completion_tokens` only; other servers know `max_tokens`."""
 
@@ -50,6 +52,8 @@ class OpenAIProvider:
         self.concurrency = model.limits.concurrency
         self.deterministic = model.temperature == 0
         self._endpoint = endpoint
+        self._limit_key = "max_completion_tokens" if _is_new(endpoint.host) else "max_tokens"
+        self._form: tuple[dict[str, Any] | None, Any] = (None, None)
         self.identity: Mapping[str, Any] = {
             "provider": "openai",
             "model": model.model,
@@ -59,6 +63,9 @@ class OpenAIProvider:
             "max_tokens": model.max_tokens,
             "seed": model.seed,
             "stop": model.stop,
+            # Only where there are any, so that keys of models without them stay what they are.
+            **({"api_version": model.api_version} if model.api_version else {}),
+            **({"headers": dict(model.headers)} if model.headers else {}),
         }
 
     def chat_request(
@@ -70,10 +77,10 @@ class OpenAIProvider:
         optional = {
             "temperature": model.temperature,
             "top_p": model.top_p,
-            self._limit_key(): model.max_tokens,
+            self._limit_key: model.max_tokens,
             "seed": None if model.seed is None else model.seed + sample,
             "stop": model.stop,
-            "response_format": None if schema is None else _response_format(schema),
+            "response_format": None if schema is None else self._response_format(schema),
         }
         asked.update({key: value for key, value in optional.items() if value is not None})
         return _dump(asked)
@@ -112,8 +119,9 @@ class OpenAIProvider:
         return _dump({"model": self.model.model, "input": list(texts), "encoding_format": "float"})
 
     async def send_embed(self, request: bytes, *, timeout: float) -> Reply:
-        """Send an embedding request once."""
-        return await self._endpoint.post("/embeddings", request, timeout=timeout)
+        """Send an embedding request once; what comes back are no tokens."""
+        reply = await self._endpoint.post("/embeddings", request, timeout=timeout)
+        return replace(reply, tokens_out=0) if reply.failure is None else reply
 
     def read_embed(self, reply: Reply) -> np.ndarray:
         """Return the vectors in the order of the texts, one row each."""
@@ -145,9 +153,11 @@ class OpenAIProvider:
     def __repr__(self) -> str:
         return f"OpenAIProvider({self.name!r}, {self.model.model!r}, {self._endpoint!r})"
 
-    def _limit_key(self) -> str:
-        host = split_url(self._endpoint.base_url, self.name).hostname or ""
-        return "max_completion_tokens" if host.endswith(NEW_LIMIT_HOSTS) else "max_tokens"
+    def _response_format(self, schema: dict[str, Any]) -> Any:
+        """Return a schema in the endpoint's form; a step asks with the same one for every row."""
+        if self._form[0] is not schema:
+            self._form = (schema, orjson.Fragment(_dump(_response_format(schema))))
+        return self._form[1]
 
 
 def open_endpoint(name: str, model: Model, *, settings: Settings, env: Mapping[str, str]) -> Endpoint:
@@ -156,20 +166,47 @@ def open_endpoint(name: str, model: Model, *, settings: Settings, env: Mapping[s
     url = _rendered(model.base_url or env.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL, env, where)
     parts = split_url(url, where)
     check_host(parts.hostname or "", settings.allowed_hosts, where)
-    own = {"OpenAI-Organization": env.get("OPENAI_ORG_ID"), "OpenAI-Project": env.get("OPENAI_PROJECT_ID")}
+    extra = {header: _header(header, value, env, where) for header, value in model.headers.items()}
     return Endpoint(
         url,
         _key_of(model, parts.hostname or "", env, where),
         env=env,
         max_bytes=settings.max_response_bytes,
-        headers={header: value for header, value in own.items() if value},
+        extras=Extras(
+            headers={**_payers(model, env, where), **extra},
+            secrets=[extra[header] for header, value in model.headers.items() if references(value)],
+            api_version=model.api_version,
+        ),
     )
 
 
+def _payers(model: Model, env: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return the headers that say who pays, as OpenAI's own client sends them."""
+    said = {"OpenAI-Organization": model.organization, "OpenAI-Project": model.project}
+    usual = {"OpenAI-Organization": env.get("OPENAI_ORG_ID"), "OpenAI-Project": env.get("OPENAI_PROJECT_ID")}
+    found = {
+        header: _header(header, value, env, where) if value else usual[header]
+        for header, value in said.items()
+    }
+    return {header: value for header, value in found.items() if value}
+
+
+def _header(name: str, template: str, env: Mapping[str, str], where: str) -> str:
+    value = _rendered(template, env, where).strip()
+    if not value.isascii() or not value.isprintable():
+        raise EnvironmentLacks(f"{where}: the header {name!r} holds characters that no header may have.")
+    return value
+
+
+def _is_new(host: str) -> bool:
+    return host.endswith(NEW_LIMIT_HOSTS)
+
+
 def _key_of(model: Model, host: str, env: Mapping[str, str], where: str) -> str | None:
-    if model.api_key is None and is_loopback(host) and not env.get("OPENAI_API_KEY"):
+    default = AZURE_KEY if model.api_version else DEFAULT_KEY
+    if model.api_key is None and is_loopback(host) and not env.get(references(default)[0].path[0]):
         return None  # a server on this machine mostly wants none
-    template = model.api_key or DEFAULT_KEY
+    template = model.api_key or default
     if not references(template):
         raise EnvironmentLacks(
             f"{where}: api_key is written out.",
@@ -188,7 +225,9 @@ def _rendered(template: str, env: Mapping[str, str], where: str) -> str:
     used = references(template)
     for reference in used:
         if reference.root != "env" or len(reference.path) != 1:
-            raise EnvironmentLacks(f"{where}: only '{{{{ env.NAME }}}}' may stand in base_url and api_key.")
+            raise EnvironmentLacks(
+                f"{where}: only '{{{{ env.NAME }}}}' may stand in base_url, api_key and headers."
+            )
         variable = reference.path[0]
         if not env.get(variable):
             raise EnvironmentLacks(
@@ -200,7 +239,7 @@ def _rendered(template: str, env: Mapping[str, str], where: str) -> str:
         return render(template, scope)
     except TemplateFailed:
         # Its message may quote the value, so neither the message nor the cause is passed on.
-        raise EnvironmentLacks(f"{where}: the template in base_url or api_key fails.") from None
+        raise EnvironmentLacks(f"{where}: a template in base_url, api_key or headers fails.") from None
 
 
 def _dump(asked: dict[str, Any]) -> bytes:
