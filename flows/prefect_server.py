@@ -92,13 +92,16 @@ class PrefectApi:
         return "Start it, unset PREFECT_API_URL, or run with --direct."
 
 
-def find_or_start(folder: Path) -> PrefectApi:
-    """Return the API to use; a server of our own logs to `folder` and is not awaited here."""
+def find() -> PrefectApi | None:
+    """Return the API that is configured, else the one on Prefect's usual port, if there is one."""
     configured = _configured_url()
     if configured:
         return PrefectApi(configured)
-    if _answers(USUAL_URL):
-        return PrefectApi(USUAL_URL)
+    return PrefectApi(USUAL_URL) if _answers(USUAL_URL) else None
+
+
+def start(folder: Path) -> PrefectApi:
+    """Start a server of our own, which logs to `folder`; it is not awaited here."""
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "prefect-server.log"

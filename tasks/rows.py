@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from chains.errors import Cancelled, HeadraceError, StepFailed
 from chains.keys import canonical
-from chains.spec import PromptStep, kind_of
+from chains.spec import EvaluateStep, PromptStep, kind_of
 from chains.store import RecordRow
 from chains.store.rows import RecordStatus
 from chains.templates import evaluate
@@ -37,6 +37,8 @@ from tasks.scopes import ONCE, RowScope, Scopes
 
 DONE = frozenset({"ok", "skipped"})
 """Statuses that a resumed run leaves alone."""
+SCORES_AT_ONCE = 1000
+"""Per-row records of a once step that one transaction takes."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,13 @@ class ShardCounts:
     def failed(self) -> int:
         """Rows that failed here or could not run because of an earlier failure."""
         return self.statuses["failed"] + self.statuses["blocked"]
+
+    def add(self, other: ShardCounts) -> None:
+        """Count another shard's rows in."""
+        self.statuses += other.statuses
+        self.resumed += other.resumed
+        self.reused += other.reused
+        self.first_error = self.first_error or other.first_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +101,17 @@ async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> Shar
     """Run a once step over all rows."""
     counts = ShardCounts()
     earlier = ctx.store.record(ctx.run_id, ctx.step_id, ONCE)
-    if earlier is not None and _is_final(ctx, earlier):
+    final = earlier is not None and _is_final(ctx, earlier)
+    if earlier is not None and final and scopes.newest_upstream(ctx.step_id) > (earlier.finished_at or 0.0):
+        final = False  # a row that it has read was run again since, by a resume
+        ctx.renewed()
+    if earlier is not None and final:
         counts.statuses[earlier.status] += 1
         counts.resumed += 1
         ctx.report(Progress(ctx.step_id, "row", row=ONCE, status=earlier.status, reused=True))
     elif not stopping.asked():
-        found = scopes.once(ctx.step_id, run_on_skip=ctx.step.on_skip == "run")
+        with_lists = not isinstance(ctx.step, EvaluateStep)  # it reads the rows one by one
+        found = scopes.once(ctx.step_id, run_on_skip=ctx.step.on_skip == "run", with_lists=with_lists)
         await _run_row(ctx, found, earlier, counts, views=lambda: scopes.views(ctx.step_id))
         if counts.statuses["failed"]:
             stopping.on_failure()
@@ -132,8 +146,9 @@ async def _run_row(
         status, error = "failed", failure
     closing = _closing(ctx, opening, (status, result, error))
     of_rows = result.row_records if result is not None else getattr(error, "row_records", ())
-    scores = _score_records(ctx, of_rows)
-    await ctx.store.aput(closing, *scores)
+    for start in range(0, len(of_rows), SCORES_AT_ONCE):
+        await ctx.store.aput(*_score_records(ctx, of_rows[start : start + SCORES_AT_ONCE]))
+    await ctx.store.aput(closing)  # last: a once step with a final record has all its rows' records
     _count(ctx, counts, closing, error)
 
 
@@ -166,10 +181,12 @@ async def _call_kind(
 def _is_final(ctx: StepContext, record: RecordRow) -> bool:
     """Whether a record stands: done in any process, or failed since this execution of the run began.
 
-    A task that Prefect retries must not try failed rows again; only the user's resume does.
+    A task that Prefect retries must not try failed rows again; only the user's resume does. What a step that
+    the user has changed left behind does not stand.
     """
-    failed = record.status in ("failed", "blocked") and (record.finished_at or 0.0) >= ctx.since
-    return record.status in DONE or failed
+    finished = record.finished_at or 0.0
+    failed = record.status in ("failed", "blocked") and finished >= ctx.since
+    return failed or (record.status in DONE and finished >= ctx.anew)
 
 
 def _opening(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow:
@@ -187,13 +204,14 @@ def _opening(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow
 def _attempts_before(ctx: StepContext, earlier: RecordRow | None) -> tuple[int, int]:
     """Return how many attempts the record has, and how many of them a resume forgives.
 
-    A row that failed and is run again by the user's wish gets its tries anew; one that a crash or a stop
-    left open goes on with what is left of its bound.
+    A row that is run again by the user's wish, because it failed or its step was changed, gets its tries
+    anew; one that a crash or a stop left open goes on with what is left of its bound.
     """
     if earlier is None:
         return 0, 0
     made = len(ctx.store.attempts(earlier.id, payloads=False))
-    return made, made if earlier.status == "failed" else 0
+    wished = earlier.status == "failed" or (earlier.status in DONE and not _is_final(ctx, earlier))
+    return made, made if wished else 0
 
 
 def _closing(

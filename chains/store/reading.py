@@ -50,11 +50,20 @@ class Reads:
             )
         return found[0] if found else None
 
-    def runs(self, limit: int = 50, chain: str | None = None, *, payloads: bool = True) -> list[RunRow]:
-        """Return the newest runs, newest first."""
+    def runs(
+        self,
+        limit: int = 50,
+        chain: str | None = None,
+        *,
+        flow_run: str | None = None,
+        payloads: bool = True,
+    ) -> list[RunRow]:
+        """Return the newest runs, newest first: all, those of a chain, or those of a Prefect flow run."""
         table = schema.runs.c
         query = self._select(RUNS, payloads).order_by(table.started_at.desc(), table.id.desc()).limit(limit)
-        return self._rows(RUNS, query.where(table.chain == chain) if chain else query, payloads)
+        query = query.where(table.chain == chain) if chain else query
+        query = query.where(table.prefect_flow_run_id == flow_run) if flow_run else query
+        return self._rows(RUNS, query, payloads)
 
     def steps(self, run_id: str, *, payloads: bool = True) -> list[StepRow]:
         """Return the steps of a run, in the order in which they began; those that did not come last."""

@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
-from flows.cli import check, demo, doctor, read, run
+from flows.cli import again, check, demo, doctor, read, run
 
 app = typer.Typer(
     name="headrace",
@@ -25,6 +25,8 @@ app = typer.Typer(
 app.command("check")(check.check)
 app.command("plan")(check.plan)
 app.command("run")(run.run)
+app.command("resume")(again.resume)
+app.command("retry")(again.retry)
 app.command("runs")(read.runs)
 app.command("show")(read.show)
 app.command("models")(read.models)

@@ -15,11 +15,13 @@ import typer
 
 from chains.errors import HeadraceError, InputInvalid
 from flows.cli.check import JsonOption, StoreOption
+from flows.request import Resume, RunRequest
 
 if TYPE_CHECKING:
+    from chains.settings import Settings
     from chains.store import RunRow, Store
     from flows.prefect_server import PrefectApi
-    from flows.prepared import PreparedRun, RunRequest
+    from flows.prepared import PreparedRun
     from flows.progress import Monitor
 
 
@@ -60,8 +62,6 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a chain over one row (-i) or a data set (--data)."""
-    from flows.prepared import RunRequest
-
     if bool(chain) == bool(resume):
         raise InputInvalid("name a chain, or a run with --resume.", hint="See `headrace run --help`.")
     if resume and (inputs or data or map_ or model or base_url or limit):
@@ -79,7 +79,14 @@ def run(
         limit=limit,
         from_text=True,
     )
-    with started_run(request, store=store, resume=resume, direct=direct) as (prepared, monitor, row):
+    run_to_end(Resume(resume) if resume else request, out=out, direct=direct, store=store, as_json=as_json)
+
+
+def run_to_end(
+    asked: RunRequest | Resume, *, out: Path | None, direct: bool, store: str | None, as_json: bool
+) -> None:
+    """Run a request, or the rest of an earlier run, and print how it ended."""
+    with started_run(asked, store=store, direct=direct) as (prepared, monitor, row):
         if out is not None:
             from flows.outputs import write_outputs
 
@@ -91,25 +98,24 @@ def run(
 
 @contextmanager
 def started_run(
-    request: RunRequest, *, store: str | None, resume: str | None = None, direct: bool = False
+    asked: RunRequest | Resume, *, store: str | None, direct: bool = False
 ) -> Iterator[tuple[PreparedRun, Monitor, RunRow]]:
-    """Prepare and run a request, then give the run, its numbers and its row while the store is open."""
-    from chains.loading import find_chain, load
+    """Prepare and run a request, or an earlier one again; give the run, its numbers and its row.
+
+    The store is open as long as the block lasts.
+    """
     from chains.settings import get_settings
     from chains.store import open_store
-    from flows.prefect_server import find_or_start
     from flows.prepared import prepare
 
     settings = get_settings()
-    if request.chain:
-        load(find_chain(request.chain), settings=settings)  # a bad chain must not wait for a server
     opened: Store = open_store(store or settings.store)
-    api = None if direct else find_or_start(opened.folder("prefect"))
+    api = None if direct else _api(asked, opened, settings)
     try:
-        prepared = prepare(request, store=opened, settings=settings, resume=resume)
+        prepared = prepare(asked, store=opened, settings=settings)
         for bad in prepared.skipped_rows:
             print(f"left out: {bad}", file=sys.stderr)
-        monitor = _execute(prepared, request, api)
+        monitor = _execute(prepared, api)
         row = opened.run(prepared.run_id)
         assert row is not None  # prepare wrote it
         yield prepared, monitor, row
@@ -121,7 +127,21 @@ def started_run(
         opened.close()
 
 
-def _execute(prepared: PreparedRun, request: RunRequest, api: PrefectApi | None) -> Monitor:
+def _api(asked: RunRequest | Resume, store: Store, settings: Settings) -> PrefectApi:
+    """Return the Prefect API that is there, or one that comes up while the run is prepared."""
+    from flows.prefect_server import find, start
+
+    api = find()
+    if api is None:
+        if isinstance(asked, RunRequest):
+            from chains.loading import find_chain, load
+
+            load(find_chain(asked.chain), settings=settings)  # a bad chain starts no server
+        api = start(store.folder("prefect"))
+    return api
+
+
+def _execute(prepared: PreparedRun, api: PrefectApi | None) -> Monitor:
     from chains.clock import Clock
     from flows.cli.live import shown
     from flows.progress import Monitor, StepProgress
@@ -138,12 +158,12 @@ def _execute(prepared: PreparedRun, request: RunRequest, api: PrefectApi | None)
 
             asyncio.run(execute(prepared, Direct(), display.report))
         else:
-            _execute_flow(prepared, request, api, display)
+            _execute_flow(prepared, api, display)
         warming.join()
     return monitor
 
 
-def _execute_flow(prepared: PreparedRun, request: RunRequest, api: PrefectApi, display: Any) -> None:
+def _execute_flow(prepared: PreparedRun, api: PrefectApi, display: Any) -> None:
     # Our own display shows progress; Prefect's lines still reach the API and so the UI.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -152,6 +172,7 @@ def _execute_flow(prepared: PreparedRun, request: RunRequest, api: PrefectApi, d
     api.wait(display.say)
     from flows.run_chain import RowsFailed, hand_over, run_chain
 
+    request = prepared.request
     hand_over(prepared, display.report)
     with contextlib.suppress(RowsFailed):  # the run's row says so
         asyncio.run(
@@ -210,7 +231,7 @@ def _print_end(
     if row.status == "ok":
         print(f"next: headrace show {row.id}", file=sys.stderr)
     else:
-        print(f"next: headrace show {row.id}; headrace run --resume {row.id}", file=sys.stderr)
+        print(f"next: headrace show {row.id}; headrace resume {row.id}", file=sys.stderr)
 
 
 def _took(row: RunRow) -> str:
@@ -222,14 +243,15 @@ def _took(row: RunRow) -> str:
 def _first_failure(prepared: PreparedRun) -> str | None:
     import json
 
-    failed = prepared.store.records(prepared.run_id, statuses=("failed",))
-    if not failed:
+    from flows.listing import first_failed
+
+    record, number = first_failed(prepared)
+    if record is None:
         return None
-    record = failed[0]
     error = json.loads(record.error or b"{}")
     place = f"step {record.step!r}" + (f", row {record.row}" if record.row >= 0 else "")
     lines = [
-        f"{len(failed)} failed; the first: {place}: {error.get('message')} {error.get('hint') or ''}".rstrip()
+        f"{number} failed; the first: {place}: {error.get('message')} {error.get('hint') or ''}".rstrip()
     ]
     lines += [f"  {line}" for line in error.get("history", [])]
     return "\n".join(lines)
