@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from chains.store.admitting import Verdict
+from chains.store.claiming import Claim
 from chains.store.files import atomic_write
 from chains.store.opening import open_store
+from chains.store.rates import Slots
 from chains.store.rows import (
     UNREAD,
     AttemptRow,
@@ -19,6 +22,7 @@ from chains.store.rows import (
     StepRow,
     StepStatus,
 )
+from chains.store.spending import Limit, Settlement, Usage
 from chains.store.store import Store
 from chains.store.verifying import VerifyReport
 
@@ -26,7 +30,9 @@ __all__ = [
     "UNREAD",
     "AttemptRow",
     "AttemptState",
+    "Claim",
     "CollectionRow",
+    "Limit",
     "ModelKind",
     "ModelRow",
     "RecordRow",
@@ -34,9 +40,13 @@ __all__ = [
     "Row",
     "RunRow",
     "RunStatus",
+    "Settlement",
+    "Slots",
     "StepRow",
     "StepStatus",
     "Store",
+    "Usage",
+    "Verdict",
     "VerifyReport",
     "atomic_write",
     "open_store",

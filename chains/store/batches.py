@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Table
 from chains import failpoints
 from chains.errors import StoreBusy
 from chains.store import schema
+from chains.store.admitting import Condition
 from chains.store.blobs import Blobs
 from chains.store.connecting import upsert
 from chains.store.rows import Row
@@ -43,15 +44,16 @@ class BlobNote:
 
 @dataclass(slots=True)
 class Batch:
-    """What one caller's `put` writes."""
+    """What one caller's `put` writes, and on what condition."""
 
     rows: list[tuple[Table, dict[str, Any]]] = field(default_factory=list)
     notes: list[BlobNote] = field(default_factory=list)
+    condition: Condition | None = None
 
 
-def batch_of(rows: Iterable[Row]) -> Batch:
+def batch_of(rows: Iterable[Row], condition: Condition | None = None) -> Batch:
     """Encode rows; the blobs that they need are noted and not yet written."""
-    batch = Batch()
+    batch = Batch(condition=condition)
     for row in rows:
         columns, spilled = encode(row)
         batch.rows.append((SHAPES[type(row)].table, columns))

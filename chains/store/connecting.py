@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.dml import Insert
 
+from chains.clock import Clock
 from chains.errors import EnvironmentLacks, HeadraceError, StoreBusy, StoreConflict, StoreDamaged
 
 _FULL: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
@@ -64,6 +65,11 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
             connection.exec_driver_sql("ROLLBACK")
 
 
+def insert_into(connection: Connection, table: Table) -> Any:
+    """Return the product's own insert, which can say what to do about a row that is there."""
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name](table)
+
+
 @cache
 def upsert(table: Table, dialect: str) -> Insert:
     """Return the insert that replaces a row of the same primary key."""
@@ -96,6 +102,19 @@ def copy_database(database: Path, target: Path) -> None:
     finally:
         source.close()
         copy.close()
+
+
+def lease_time(connection: Connection, clock: Clock) -> float:
+    """Return seconds on a clock that every process on the store shares and that is never set back.
+
+    SQLite's users are on one machine, whose monotonic clock they share; a server's ask the server.
+    """
+    if connection.dialect.name == "sqlite":
+        return clock.monotonic()
+    now: float = connection.exec_driver_sql(
+        "SELECT EXTRACT(EPOCH FROM clock_timestamp())::float8"
+    ).scalar_one()
+    return now
 
 
 def integrity_problems(connection: Connection) -> list[str]:

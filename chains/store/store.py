@@ -17,17 +17,18 @@ from sqlalchemy import Connection, Engine, func, select, update
 
 from chains.clock import Clock
 from chains.errors import StoreDamaged
-from chains.store import schema
+from chains.store import leasing, schema
+from chains.store.admitting import Admission, Condition
 from chains.store.batches import Batch, BlobNote, batch_of, write_batches
 from chains.store.blobs import Blobs
 from chains.store.collecting import GRACE_S, orphan_candidates, remove_orphans, remove_temporaries
-from chains.store.connecting import database_errors, reading_engine, snapshot, writing_engine
+from chains.store.connecting import database_errors, lease_time, reading_engine, snapshot, writing_engine
 from chains.store.files import disk_errors, make_folder
 from chains.store.folders import materialise
 from chains.store.handles import Handles, HandlesByProcess
 from chains.store.migrating import refuse_newer_within
 from chains.store.names import checked_id
-from chains.store.reading import Reads
+from chains.store.promises import Promises
 from chains.store.rows import ModelRow, Row, RunStatus
 from chains.store.verifying import (
     VerifyReport,
@@ -41,7 +42,7 @@ from chains.store.writer import Work, Writer
 _COLLECTIONS = "collections"
 
 
-class Store(Reads):
+class Store(Promises):
     """A folder with `headrace.db`, `blobs/` and what others keep beside them. Made by `open_store`."""
 
     def __init__(
@@ -53,21 +54,23 @@ class Store(Reads):
         self._clock = clock
         self._busy_timeout = busy_timeout
         self._handles = HandlesByProcess(self._open_handles)
+        self._leased = {}
 
-    async def aput(self, *rows: Row) -> None:
-        """Write the rows in one transaction; return when they are on disk. Others' rows may share it."""
-        batch = batch_of(rows)
-        if batch.notes:
-            await asyncio.to_thread(self._write_blobs, batch)
+    async def aput(self, *rows: Row, fence: int | None = None) -> None:
+        """Write the rows in one transaction; return when they are on disk. Others' rows may share it.
+
+        With the `fence` of a claim, the records among them are refused once the claim has passed to somebody
+        else, and a final one gives the claim back.
+        """
         if rows:
-            await self._handles.mine().writer.do(batch)
+            await self._awrite(batch_of(rows, None if fence is None else Condition(fence=fence)))
 
     def put(self, *rows: Row) -> None:
         """Write the rows in one transaction, blocking until they are on disk."""
         batch = batch_of(rows)
         self._write_blobs(batch)
         if rows:
-            self._handles.mine().writer.do_blocking(batch)
+            self._writer().do_blocking(batch)
 
     @property
     def transactions(self) -> int:
@@ -86,14 +89,15 @@ class Store(Reads):
             write_batches(connection, [batch_of([published])], self.blobs, self._clock.now())
             return published
 
-        published: ModelRow = self._handles.mine().writer.do_blocking(assign)
+        published: ModelRow = self._writer().do_blocking(assign)
         return published
 
     def close_lost(self, run_id: str, state: RunStatus) -> int:
         """End what a process that is gone left open in a run, and give the run `state`.
 
         Attempts in `intent` become `ambiguous`: their calls may have been paid. Running records and steps
-        become `cancelled`. Return the number of attempts. The caller knows that nobody works on the run.
+        become `cancelled`; its lease and the claims of its holder end. Return the number of attempts. The
+        caller knows that nobody works on the run.
         """
 
         def close(connection: Connection) -> int:
@@ -102,12 +106,14 @@ class Store(Reads):
             number = connection.execute(lost).rowcount
             connection.execute(_closing(schema.records, run_id, now, status=("running", "cancelled")))
             connection.execute(_closing(schema.steps, run_id, now, status=("running", "cancelled")))
+            if run_id not in self._leased:  # who takes a run over keeps its own lease
+                leasing.release(connection, run_id)
             ended = {"finished_at": now} if state != "running" else {}
             runs = schema.runs
             connection.execute(update(runs).where(runs.c.id == run_id).values(status=state, **ended))
             return number
 
-        number: int = self._handles.mine().writer.do_blocking(close)
+        number: int = self._writer().do_blocking(close)
         return number
 
     def put_blob(self, data: bytes) -> str:
@@ -159,7 +165,7 @@ class Store(Reads):
             report.temporaries_removed = remove_temporaries(self.path, skip={_COLLECTIONS}, grace=grace)
         # In a damaged store a missing reference may be the damage: nothing is removed.
         if candidates and not report.problems:
-            report.orphans_removed = self._handles.mine().writer.do_blocking(
+            report.orphans_removed = self._writer().do_blocking(
                 lambda connection: remove_orphans(connection, self.blobs, candidates, before)
             )
         return report
@@ -195,7 +201,15 @@ class Store(Reads):
                 self.blobs.put(note.data)
 
     def _pin(self, note: BlobNote) -> None:
-        self._handles.mine().writer.do_blocking(Batch(notes=[note]))
+        self._writer().do_blocking(Batch(notes=[note]))
+
+    async def _awrite(self, batch: Batch) -> Any:
+        if batch.notes:
+            await asyncio.to_thread(self._write_blobs, batch)
+        return await self._writer().do(batch)
+
+    def _writer(self) -> Writer:
+        return self._handles.mine().writer
 
     def _reading_engine(self) -> Engine:
         return self._handles.mine().reader
@@ -213,13 +227,18 @@ class Store(Reads):
         for piece in work:
             if isinstance(piece, Batch):
                 batches.append(piece)
-                results.append(None)
             else:
-                write_batches(connection, batches, self.blobs, self._clock.now())
+                results += self._write_allowed(connection, batches)
                 batches = []
                 results.append(piece(connection))
-        write_batches(connection, batches, self.blobs, self._clock.now())
-        return results
+        return results + self._write_allowed(connection, batches)
+
+    def _write_allowed(self, connection: Connection, batches: Sequence[Batch]) -> list[Any]:
+        admission = Admission(connection, [(batch.rows, batch.condition) for batch in batches])
+        answers = admission.decide(self._leased, lambda: lease_time(connection, self._clock))
+        allowed = [batch for index, batch in enumerate(batches) if admission.written(index)]
+        write_batches(connection, allowed, self.blobs, self._clock.now())
+        return list(answers)
 
 
 def _closing(table: Any, run_id: str, now: float, **change: tuple[str, str]) -> Any:

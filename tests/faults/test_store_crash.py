@@ -155,7 +155,7 @@ def test_a_killed_upgrade_leaves_the_old_schema_or_the_new_one(tmp_path, finishe
     connection = sqlite3.connect(path / "headrace.db")
     assert connection.execute("SELECT note FROM runs").fetchall() == [("golden",)]
     connection.close()
-    before = sqlite3.connect(path / "headrace.before-2.db")
+    before = sqlite3.connect(path / "headrace.before-3.db")
     assert "note" not in {row[1] for row in before.execute("PRAGMA table_info(runs)")}
     assert before.execute("SELECT count(*) FROM records").fetchone() == (12,)
     before.close()
