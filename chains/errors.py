@@ -45,7 +45,8 @@ class HeadraceError(Exception):
 
     `message` says what happened and where; `hint` says what to do. Where a step's work raises it, the other
     attributes carry what the failed record keeps: the values that the step read, the messages that it sent,
-    what it had measured, its rows' own records, and how each attempt ended.
+    what it had measured, its rows' own records, how each attempt ended, and what they came to (`tally` has
+    `tokens_in`, `tokens_out` and `cost_micro`).
     """
 
     inputs: Mapping[str, Any] | None = None
@@ -53,6 +54,7 @@ class HeadraceError(Exception):
     output: dict[str, Any] | None = None
     row_records: Sequence[Any] = ()
     history: Sequence[str] = ()
+    tally: Any = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

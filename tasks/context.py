@@ -127,8 +127,8 @@ class RowResult:
     """What a step function leaves behind for one row; the caller writes it as a record.
 
     Raise an error of chains.errors for a failed row. `value_key` is the key under which the output may be
-    reused in later runs, or None when it must not be. `reused_from` is set when it was. `fence` is that of the
-    claim on the value key under which the result was made.
+    reused in later runs, or None when it must not be. `reused_from` is set when it was. `fence` is that of
+    the claim on the value key under which the result was made.
     """
 
     output: dict[str, Any]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import importlib
 import json
 from collections import Counter
@@ -17,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chains.errors import Cancelled, HeadraceError, StepFailed
+from chains.errors import BudgetExceeded, Cancelled, HeadraceError, StepFailed, StoreConflict
 from chains.keys import canonical
 from chains.spec import EvaluateStep, PromptStep, kind_of
 from chains.store import RecordRow
@@ -49,6 +50,7 @@ class ShardCounts:
     resumed: int = 0
     reused: int = 0
     first_error: str | None = None
+    over_budget: str | None = None
 
     @property
     def failed(self) -> int:
@@ -65,10 +67,14 @@ class ShardCounts:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """Says whether the run is being stopped; rows that have not begun are then left for a resume."""
+    """Says whether the run is being stopped; rows that have not begun are then left for a resume.
+
+    `on_budget` is told, with the reason, when a call was not made because a budget would not cover it.
+    """
 
     asked: Callable[[], bool] = lambda: False
     on_failure: Callable[[], None] = lambda: None
+    on_budget: Callable[[str], None] = lambda _: None
 
 
 async def run_shard(ctx: StepContext, scopes: Scopes, rows: range, stopping: Stopping) -> ShardCounts:
@@ -81,8 +87,7 @@ async def run_shard(ctx: StepContext, scopes: Scopes, rows: range, stopping: Sto
         async with limit:
             if not stopping.asked():
                 await _run_row(ctx, found, before.get(found.row), counts)
-        if counts.statuses["failed"]:
-            stopping.on_failure()
+        _tell(counts, stopping)
 
     pending = []
     for found in scopes.per_row(ctx.step_id, rows, run_on_skip=ctx.step.on_skip == "run"):
@@ -112,10 +117,17 @@ async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> Shar
     elif not stopping.asked():
         with_lists = not isinstance(ctx.step, EvaluateStep)  # it reads the rows one by one
         found = scopes.once(ctx.step_id, run_on_skip=ctx.step.on_skip == "run", with_lists=with_lists)
-        await _run_row(ctx, found, earlier, counts, views=lambda: scopes.views(ctx.step_id))
-        if counts.statuses["failed"]:
-            stopping.on_failure()
+        views = functools.partial(scopes.views, ctx.step_id)
+        await _run_row(ctx, found, earlier, counts, views=views)
+        _tell(counts, stopping)
     return counts
+
+
+def _tell(counts: ShardCounts, stopping: Stopping) -> None:
+    if counts.over_budget is not None:
+        stopping.on_budget(counts.over_budget)
+    if counts.statuses["failed"]:
+        stopping.on_failure()
 
 
 async def _run_row(
@@ -142,14 +154,33 @@ async def _run_row(
         status, error = "skipped", skipped
     except Cancelled as stopped:
         status, error = "cancelled", stopped
+    except BudgetExceeded as over:  # nothing is wrong with the row: it waits for more budget
+        status, error = "cancelled", over
+        counts.over_budget = counts.over_budget or str(over)
     except HeadraceError as failure:
         status, error = "failed", failure
     closing = _closing(ctx, opening, (status, result, error))
     of_rows = result.row_records if result is not None else getattr(error, "row_records", ())
     for start in range(0, len(of_rows), SCORES_AT_ONCE):
         await ctx.store.aput(*_score_records(ctx, of_rows[start : start + SCORES_AT_ONCE]))
-    await ctx.store.aput(closing)  # last: a once step with a final record has all its rows' records
+    # Last: a once step with a final record has all its rows' records.
+    closing = await _put_closing(ctx, closing, result.fence if result is not None else None)
     _count(ctx, counts, closing, error)
+
+
+async def _put_closing(ctx: StepContext, closing: RecordRow, fence: int | None) -> RecordRow:
+    """Write a row's record; what was made under a claim that has passed on is linked to the new holder's."""
+    try:
+        await ctx.store.aput(closing, fence=fence)
+    except StoreConflict:
+        key = closing.value_key
+        made = ctx.store.reusable([key]).get(key) if fence is not None and key is not None else None
+        if made is not None:
+            closing = dataclasses.replace(closing, output=made.output, reused_from=made.id)
+        elif fence is None:
+            raise
+        await ctx.store.aput(closing)
+    return closing
 
 
 def _verdict(ctx: StepContext, found: RowScope) -> tuple[RecordStatus | Literal["run"], str]:
@@ -232,12 +263,15 @@ def _closing(
             cost_micro=result.cost_micro,
             attempts=result.attempts,
         )
-    output = getattr(error, "output", None)
+    output, tally = getattr(error, "output", None), getattr(error, "tally", None)
     return dataclasses.replace(
         ended,
         inputs=_json(getattr(error, "inputs", None)),
         messages=_json(getattr(error, "messages", None)),
         output=canonical(output) if output is not None else None,
+        tokens_in=getattr(tally, "tokens_in", None),
+        tokens_out=getattr(tally, "tokens_out", None),
+        cost_micro=getattr(tally, "cost_micro", None),
         attempts=len(ctx.store.attempts(opening.id, payloads=False)),
     )
 

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from chains.errors import HeadraceError, InputInvalid
-from chains.spec import Model
+from chains.spec import Model, Price
 from chains.suggest import did_you_mean
+from tasks.prices import prices_of
 from tasks.providers.gate import Gate
+from tasks.providers.rates import Rates, rate_name
 from tasks.providers.reply import Completion, Reply
 
 if TYPE_CHECKING:
@@ -41,11 +43,6 @@ class Provider(Protocol):
     @property
     def deterministic(self) -> bool:
         """Whether the same request gets the same answer."""
-        ...
-
-    @property
-    def free(self) -> bool:
-        """Whether calls cost no money: the model runs on this machine."""
         ...
 
     @property
@@ -100,6 +97,9 @@ class Providers:
         self._env = env
         self._open: dict[str, Provider] = {}
         self._gates: dict[str, Gate] = {}
+        self._stopped: HeadraceError | None = None
+        self._rates: dict[str, Rates | None] = {}
+        self._prices: dict[str, Price | None] = {}
         self._endpoints: dict[tuple[object, ...], Endpoint] = {}
         self._answered_as: set[tuple[str, str]] = set()
 
@@ -108,7 +108,7 @@ class Providers:
 
         A model of the store (`models:NAME@latest`) is left out: the run itself may publish it.
         """
-        problems = []
+        problems = self._wrong_prices()
         for name in dict.fromkeys(names):
             try:
                 model = self._model(name)
@@ -130,7 +130,37 @@ class Providers:
         """Return the gate that all callers of this model share."""
         if name not in self._gates:
             self._gates[name] = Gate(self.get(name).concurrency)
+            if self._stopped is not None:
+                self._gates[name].shut(self._stopped)
         return self._gates[name]
+
+    def stop(self, reason: HeadraceError) -> None:
+        """Let no further call of any model begin; those that are under way come to their end."""
+        self._stopped = reason
+        for gate in self._gates.values():
+            gate.shut(reason)
+
+    def rates(self, name: str) -> Rates | None:
+        """Return the rates that all callers of this model share, if it has any."""
+        if name not in self._rates:
+            limits, model = self._model(name).limits, self._model(name)
+            limited = limits.requests_per_minute is not None or limits.tokens_per_minute is not None
+            address = self._endpoint(name, model).base_url if model.provider == "openai" else "local"
+            bucket = rate_name(address, model.model or model.provider)
+            self._rates[name] = Rates(self._store, bucket, limits) if limited else None
+        return self._rates[name]
+
+    def price(self, name: str) -> Price | None:
+        """Return what a model costs, or None where that is not known."""
+        if name not in self._prices:
+            model = self._model(name)
+            host = self._endpoint(name, model).host if model.provider == "openai" else ""
+            self._prices[name] = prices_of(self._settings.prices).of(model, host)
+        return self._prices[name]
+
+    def described(self, name: str) -> Model:
+        """Return what the chain says of a model."""
+        return self._model(name)
 
     def is_news(self, name: str, answered: str) -> bool:
         """Whether an endpoint now answers as another model than the chain names, and for the first time."""
@@ -146,6 +176,7 @@ class Providers:
         """Close every model that was opened; the first error is raised when all had their turn."""
         opened, self._open = list(self._open.values()), {}
         self._gates.clear()
+        self._rates.clear()
         failures = []
         for provider in opened:
             try:
@@ -155,6 +186,13 @@ class Providers:
         self._endpoints.clear()
         if failures:
             raise failures[0]
+
+    def _wrong_prices(self) -> list[str]:
+        try:
+            prices_of(self._settings.prices)
+        except HeadraceError as error:
+            return [str(error)]
+        return []
 
     def _model(self, name: str) -> Model:
         if name not in self._models:

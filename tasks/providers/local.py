@@ -56,7 +56,6 @@ class LocalProvider:
 
     def __init__(self, name: str, model: Model, weights: Weights, *, settings: Settings) -> None:
         self.name = name
-        self.free = True
         self.concurrency = model.limits.concurrency
         self.deterministic = not model.temperature
         self._model = model

@@ -47,7 +47,6 @@ class OpenAIProvider:
 
     def __init__(self, name: str, model: Model, endpoint: Endpoint) -> None:
         self.name = name
-        self.free = False
         self.model = model
         self.concurrency = model.limits.concurrency
         self.deterministic = model.temperature == 0

@@ -59,7 +59,6 @@ class Desk:
             store=self.store,
             clock=Clock(),
             gate=self.providers.gate("m"),
-            free=False,
             run_id="run",
             step="s",
             record_id=opening.id,
@@ -71,7 +70,14 @@ class Desk:
     async def ask(self, row: int = 0, text: str = "hello", **changes: Any) -> Completion:
         caller = changes.pop("caller", None) or self.caller(row, **changes)
         request = self.provider.chat_request([{"role": "user", "content": text}], schema=None, sample=0)
-        return await call(caller, request, self.provider.send_chat, self.provider.read_chat)
+        try:
+            return await call(caller, request, self.provider.send_chat, self.provider.read_chat)
+        finally:
+            await self.close_step()
+
+    async def close_step(self) -> None:
+        """Put something, as whoever calls does with the record: the outcome is in the store before it."""
+        await self.store.aput(StepRow(run_id="run", id="s", kind="prompt"))
 
     def states(self, row: int = 0) -> list[str]:
         return [attempt.state for attempt in self.store.attempts(f"record{row}")]
@@ -363,6 +369,7 @@ async def test_an_unexpected_error_of_a_provider_is_kept_and_named(desk: Any) ->
 
     with pytest.raises(StepFailed, match="unexpected RuntimeError in a call: shape mismatch"):
         await call(one.caller(), b"{}", send, one.provider.read_chat)
+    await one.close_step()
 
     (attempt,) = one.store.attempts("record0")
     assert (attempt.state, attempt.error_type) == ("error", "StepFailed")
