@@ -13,7 +13,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,63}$"
-RESERVED = frozenset({"inputs", "row", "env", "secret", "loop", "item", "run", "true", "false", "none", "not", "and", "or", "in", "is", "if", "else"})
+RESERVED = frozenset(
+    (
+        *("inputs", "row", "env", "secret", "loop", "item", "run"),
+        *("true", "false", "none", "not", "and", "or", "in", "is", "if", "else"),
+    )
+)
 
 Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
 Template: TypeAlias = str
@@ -28,7 +33,9 @@ def parse_duration(value: object) -> object:
     if isinstance(value, str):
         match = _DURATION.match(value.strip())
         if not match:
-            raise ValueError(f"{value!r} is not a duration; write a number with ms, s, m, h or d, such as 60s")
+            raise ValueError(
+                f"{value!r} is not a duration; write a number with ms, s, m, h or d, such as 60s"
+            )
         return float(match[1]) * _UNITS[match[2]]
     return value
 
@@ -116,9 +123,11 @@ class Model(Part):
     """A model that steps refer to by its name under `models:`."""
 
     provider: Literal["openai", "local", "starter"]
-    """`openai`: any OpenAI-compatible endpoint; `local`: transformers on this machine; `starter`: the small model that ships with Headrace."""
+    """`openai`: any OpenAI-compatible endpoint; `local`: transformers on this machine; `starter`: the
+    small model that ships with Headrace."""
     model: str | None = None
-    """The provider's name of the model, a hub id, a folder, or `models:NAME@latest` from the store. Not needed for `starter`."""
+    """The provider's name of the model, a hub id, a folder, or `models:NAME@latest` from the store. Not
+    needed for `starter`."""
     revision: str | None = None
     """Commit or tag of a hub model."""
     base_url: str | None = None
@@ -144,7 +153,8 @@ class Model(Part):
     stop: list[str] | None = None
     """Texts that end an answer."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """Number format of a local model's weights. `auto`: bfloat16 for embedding where it keeps the neighbours, else float32 on CPU."""
+    """Number format of a local model's weights. `auto`: bfloat16 for embedding where it keeps the
+    neighbours, else float32 on CPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where a local model runs."""
     pool: Name | None = None
@@ -493,7 +503,9 @@ class EvaluateStep(StepBase):
     """A bare expression over the metrics, such as `accuracy.low >= 0.9`; where it is false the run fails."""
 
 
-Step: TypeAlias = PromptStep | RetrieveStep | EmbedStep | PythonStep | PrepareStep | FinetuneStep | EvaluateStep
+Step: TypeAlias = (
+    PromptStep | RetrieveStep | EmbedStep | PythonStep | PrepareStep | FinetuneStep | EvaluateStep
+)
 
 KINDS: dict[str, type[StepBase]] = {
     "embed": EmbedStep,
@@ -539,7 +551,8 @@ class Chain(Part):
     defaults: Defaults = Defaults()
     """Values for every step that does not set its own."""
     on_error: Literal["fail", "skip", "collect"] = "collect"
-    """`collect`: other rows go on and failed rows are counted; `skip`: failed rows are left out and do not fail the run; `fail`: the first failed row stops the run."""
+    """`collect`: other rows go on and failed rows are counted; `skip`: failed rows are left out and do
+    not fail the run; `fail`: the first failed row stops the run."""
     max_failed_rows: int = Field(default=0, ge=0)
     """With `collect`: how many rows may fail before the run counts as failed."""
     budget: Budget | None = None

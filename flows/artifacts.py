@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from chains.spec import kind_of
 from flows.costs import cost_of
@@ -33,6 +34,34 @@ async def leave_artifact(run: PreparedRun, step_id: str, status: str) -> None:
     # A step of many rows takes a while to read; calls of other steps go on meanwhile.
     page = await asyncio.to_thread(step_markdown, run, step_id, status)
     await acreate_markdown_artifact(page, key=key, description=description)
+
+
+class RunProgress:
+    """A progress bar in the Prefect UI for a run of many rows: the share of its units that have ended."""
+
+    def __init__(self, run: PreparedRun) -> None:
+        self._run = run
+        self._units = sum(1 if step in run.once else len(run.shards) for step in run.graph.order)
+        self._ended = 0
+        self._artifact: UUID | None = None
+        self._lock = asyncio.Lock()
+
+    async def unit_ended(self) -> None:
+        """Move the bar; a single row is over too soon for one."""
+        from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+
+        if len(self._run.rows) == 1:
+            return
+        async with self._lock:
+            self._ended += 1
+            percent = 100.0 * self._ended / self._units
+            if self._artifact is None:
+                key = f"{self._run.chain.chain}-progress".replace("_", "-")
+                self._artifact = await acreate_progress_artifact(
+                    percent, key=key, description=self._run.run_id
+                )
+            else:
+                await aupdate_progress_artifact(self._artifact, percent)
 
 
 def step_markdown(run: PreparedRun, step_id: str, status: str) -> str:

@@ -18,7 +18,7 @@ from prefect.states import Cancelled
 from chains.errors import StepFailed
 from chains.settings import get_settings
 from chains.store import Store, open_store
-from flows.artifacts import leave_artifact
+from flows.artifacts import RunProgress, leave_artifact
 from flows.executor import Unit, Work, execute
 from flows.prepared import PreparedRun, note_flow_run, prepare
 from flows.progress import Report, ignore
@@ -56,6 +56,7 @@ class PrefectStarter:
 
     def __init__(self, run: PreparedRun) -> None:
         self._run = run
+        self._progress = RunProgress(run)
 
     async def start(self, unit: Unit, work: Work) -> ShardCounts:
         """Run `work` inside a Prefect task; failed rows make a failed task run but no exception here."""
@@ -69,6 +70,7 @@ class PrefectStarter:
                 raise RowsFailed(f"{counts.failed} rows failed. {counts.first_error or ''}".strip())
             return dict(counts.statuses)
 
+        # No tags: each would cost a request for its concurrency limit, and seconds on a busy server.
         unit_task = Task(
             run_unit,
             name=unit.kind,
@@ -78,13 +80,13 @@ class PrefectStarter:
             retry_condition_fn=_is_infrastructure,
             cache_policy=NO_CACHE,
             persist_result=False,
-            tags=[f"step:{unit.step_id}"],
         )
         rows = unit.title.partition(" · ")[2]
         running: Any = unit_task(self._run.run_id, unit.step_id, rows, return_state=True)
         state = await running
         if not kept:
             await state.aresult()  # the body never came to its end: raise what stopped it
+        await self._progress.unit_ended()
         return kept[-1]
 
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:

@@ -319,7 +319,7 @@ def _concurrency(ctx: StepContext) -> int:
         name = ctx.step.model or ctx.chain_file.chain.defaults.model
         if name is not None:
             # Twice the model's limit: the next rows render their prompts while calls are in flight.
-            return 2 * ctx.providers.get(name).concurrency
+            return 2 * ctx.chain_file.chain.models[name].limits.concurrency
     return 128
 
 

@@ -54,9 +54,9 @@ def test_a_batch_shows_a_table_and_failed_rows_make_the_flow_run_fail(prefect_de
     assert run["state_type"] == "FAILED"
     states = {task["name"]: task["state_type"] for task in settled_task_runs(prefect_url, run["id"])}
     assert states["triage · rows 0-5"] == "FAILED"
-    table = {artifact["key"]: artifact["data"] for artifact in artifacts(prefect_url, run["id"])}[
-        "desk-triage"
-    ]
+    found = {artifact["key"]: artifact["data"] for artifact in artifacts(prefect_url, run["id"])}
+    assert found["desk-progress"] == 100.0
+    table = found["desk-triage"]
     assert "### Slowest rows" in table and "### Failed rows" in table
     # Two requests per row, but the refused row has one and its reply none: Prefect's retries repeat nothing.
     assert desk.sent() == 11

@@ -1,0 +1,321 @@
+"""The finetune step: train a model on prepared examples, and publish it.
+
+Owns the way from a step to a training job, the value key, the gate and the publishing. Knows nothing of how
+training works (tasks.training). A model that was trained from the same base, data and parameters is found
+again and not trained anew; a training that was cut off goes on from its last whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from chains.errors import EnvironmentLacks, GateNotMet, InputInvalid, Refused, StepFailed
+from chains.keys import canonical, key_of
+from chains.spec import FinetuneStep
+from chains.store import ModelRow
+from chains.store.files import atomic_write
+from chains.templates import evaluate, render_value
+from tasks.context import OnceJob, Progress, RowResult, StepContext
+from tasks.providers.weights import find_weights, starter_weights
+from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
+from tasks.training.card import Origin, write_card
+
+LEARNING_RATES = {"lora": 2e-4, "scratch": 3e-4}
+DECIDING_LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What an adapter is trained on: its files, what a model row says of it, and the hash of its weights."""
+
+    folder: Path
+    described: dict[str, Any]
+    sha256: str
+
+
+async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
+    """Train what the step says, publish it, and return the model's name and how the training went."""
+    step = cast(FinetuneStep, ctx.step)
+    base = _base(ctx, step)
+    files = _data_files(ctx, step, job)
+    hashes = {part: _sha256(path) if path else None for part, path in files.items()}
+    parameters = _parameters(step)
+    weights_key = _weights_key(step, base, hashes, parameters)
+    key = key_of("finetune", {"weights": weights_key, "publish": step.publish, "gate": step.gate})
+    inputs = {"data": {part: str(path) if path else None for part, path in files.items()}, "sha256": hashes}
+    reused = _reusable(ctx, key)
+    if reused is not None:
+        return dataclasses.replace(reused, inputs=inputs)
+    work = ctx.store.folder("work") / weights_key
+    order = TrainingJob(
+        method=step.finetune,
+        train=str(files["train"]),
+        validation=str(files["validation"]) if files["validation"] else None,
+        base=str(base.folder) if base else None,
+        architecture=step.architecture.model_dump() if step.finetune == "scratch" else {},
+        hyperparameters=Hyperparameters(**parameters),
+        threads=ctx.settings.torch_threads,
+    )
+    result = await train(order, work, _reporter(ctx))
+    _check_gate(step, result)
+    described = base.described if base else None
+    origin = Origin(
+        base=canonical(described).decode() if described else "none: trained from nothing",
+        data=hashes,
+        chain=ctx.chain_file.chain.chain,
+        step=ctx.step_id,
+        parameters={**parameters, **({"architecture": order.architecture} if order.architecture else {})},
+    )
+    _finish_files(work / "model", step=step, order=order, result=result, origin=origin, described=described)
+    model, version = await _publish(
+        ctx, step, work, key=weights_key, described=described, result=result, origin=origin
+    )
+    output = {
+        "model": model,
+        "method": step.finetune,
+        "base": described,
+        "version": version,
+        **_metrics(result),
+    }
+    return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=result.tokens)
+
+
+def _base(ctx: StepContext, step: FinetuneStep) -> Base | None:
+    if step.base is None:
+        return None
+    model = ctx.chain_file.chain.models.get(step.base)
+    if model is not None and model.provider == "openai":
+        raise InputInvalid(
+            f"step {ctx.step_id!r}: base {step.base!r} is behind an endpoint, so it cannot be tuned here.",
+            hint="Name a model of provider local or starter.",
+        )
+    if model is not None and model.provider == "starter":
+        weights, described = starter_weights(), {"provider": "starter"}
+    else:
+        name = (model.model if model is not None else None) or step.base
+        revision = model.revision if model is not None else None
+        name = _pinned(ctx, _beside_chain(ctx, str(name)))
+        weights = find_weights(name, revision=revision, store=ctx.store)
+        described = {"provider": "local", "model": name, **({"revision": revision} if revision else {})}
+    if weights.base is not None:
+        raise InputInvalid(
+            f"step {ctx.step_id!r}: base {step.base!r} is an adapter.",
+            hint="Train on the model that it was made for.",
+        )
+    return Base(weights.folder, described, weights.sha256)
+
+
+def _beside_chain(ctx: StepContext, name: str) -> str:
+    """Turn a folder that is named from the chain's folder into a whole path."""
+    folder = ctx.chain_file.folder / name
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+def _pinned(ctx: StepContext, name: str) -> str:
+    """Turn `models:NAME@latest` into the version that it means now: an adapter fits no other one."""
+    if not name.startswith("models:") or not (name.endswith("@latest") or "@" not in name):
+        return name
+    row = ctx.store.model(name.removeprefix("models:").split("@")[0])
+    return f"models:{row.name}@{row.version}" if row else name
+
+
+def _data_files(ctx: StepContext, step: FinetuneStep, job: OnceJob) -> dict[str, Path | None]:
+    return {
+        "train": _data_file(ctx, job, "train", step.data.train),
+        "validation": _data_file(ctx, job, "validation", step.data.validation),
+    }
+
+
+def _data_file(ctx: StepContext, job: OnceJob, part: str, source: str | None) -> Path | None:
+    given = render_value(source, job.scope) if source is not None else None
+    if given is None and part != "train":
+        return None
+    if not isinstance(given, str) or not given.strip():
+        raise InputInvalid(
+            f"step {ctx.step_id!r}: data.{part} came out as {given!r:.200}, not as the path of a file.",
+            hint="A part that got no rows is null: give more rows, or another split.",
+        )
+    path = (ctx.chain_file.folder / given).resolve()
+    if not _may_read(ctx, path):
+        raise Refused(
+            f"step {ctx.step_id!r}: data.{part} is {str(path)!r}, outside the chain's folder and the store.",
+            hint="Move it there, or set HEADRACE_READ_OUTSIDE=true on this machine.",
+        )
+    if not path.is_file():
+        raise EnvironmentLacks(f"step {ctx.step_id!r}: data.{part}: there is no file {str(path)!r}.")
+    return path
+
+
+def _may_read(ctx: StepContext, path: Path) -> bool:
+    roots = (ctx.chain_file.folder.resolve(), Path(ctx.store.path).resolve())
+    return ctx.settings.read_outside or any(path.is_relative_to(root) for root in roots)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parameters(step: FinetuneStep) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(Hyperparameters)]
+    values = {name: getattr(step, name) for name in names}
+    return {**values, "learning_rate": step.learning_rate or LEARNING_RATES[step.finetune]}
+
+
+def _weights_key(
+    step: FinetuneStep, base: Base | None, hashes: Mapping[str, str | None], parameters: Mapping[str, Any]
+) -> str:
+    """Hash what decides the weights; a gate that said no does not make them worth training again."""
+    from importlib.metadata import version
+
+    return key_of(
+        "weights",
+        {
+            "method": step.finetune,
+            "base": base.sha256 if base else None,
+            "described": base.described if base else None,
+            "architecture": step.architecture.model_dump() if step.finetune == "scratch" else None,
+            "data": dict(hashes),
+            "parameters": dict(parameters),
+            "versions": {name: version(name) for name in DECIDING_LIBRARIES},
+        },
+    )
+
+
+def _reusable(ctx: StepContext, key: str) -> RowResult | None:
+    record = ctx.store.reusable([key]).get(key)
+    if record is None or record.output is None:
+        return None
+    output = json.loads(record.output)
+    if not _is_there(ctx, str(output["model"]), output["version"]):
+        return None
+    return RowResult(output=output, value_key=key, reused_from=record.id)
+
+
+def _is_there(ctx: StepContext, model: str, version: int | None) -> bool:
+    if version is None:
+        return Path(model).is_dir()
+    return ctx.store.model(model.removeprefix("models:").split("@")[0], version) is not None
+
+
+def _reporter(ctx: StepContext) -> Any:
+    def report(progress: TrainingProgress) -> None:
+        ctx.report(
+            Progress(ctx.step_id, "message", text=progress.text, done=progress.step, total=progress.total)
+        )
+
+    return report
+
+
+def _metrics(result: TrainingResult) -> dict[str, Any]:
+    return {
+        "steps": result.steps,
+        "train_loss": result.train_loss,
+        "validation_loss": result.validation_loss,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+    }
+
+
+def _check_gate(step: FinetuneStep, result: TrainingResult) -> None:
+    if step.gate is None:
+        return
+    metrics = _metrics(result)
+    if not evaluate(step.gate, metrics):
+        raise GateNotMet(
+            f"The gate {step.gate!r} is false for {metrics}; nothing was published.",
+            hint="Train longer, on more data, or lower the gate.",
+        )
+
+
+def _finish_files(
+    folder: Path,
+    *,
+    step: FinetuneStep,
+    order: TrainingJob,
+    result: TrainingResult,
+    origin: Origin,
+    described: dict[str, Any] | None,
+) -> None:
+    """Write the card, and name the base in the adapter's own file as the chain does, not as a path here."""
+    card = write_card(step.publish or step.finetune, order, result, origin)
+    atomic_write(folder / "README.md", card.encode())
+    config = folder / "adapter_config.json"
+    if described is not None and config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        values["base_model_name_or_path"] = described.get("model", described["provider"])
+        atomic_write(config, json.dumps(values, indent=2, sort_keys=True).encode())
+
+
+async def _publish(
+    ctx: StepContext,
+    step: FinetuneStep,
+    work: Path,
+    *,
+    key: str,
+    described: dict[str, Any] | None,
+    result: TrainingResult,
+    origin: Origin,
+) -> tuple[str, int | None]:
+    if step.publish is None:
+        return str(work / "model"), None
+    row = _published(ctx, step.publish, key)
+    if row is None:
+        row = await asyncio.to_thread(
+            _put_model, ctx, step, work / "model", key=key, described=described, result=result, origin=origin
+        )
+    # What is published can be made anew from the store; checkpoints are many times its size.
+    shutil.rmtree(work, ignore_errors=True)
+    return f"models:{row.name}@{row.version}", row.version
+
+
+def _published(ctx: StepContext, name: str, key: str) -> ModelRow | None:
+    """Find the version that a run published with these weights before it ended without a record."""
+    rows = [row for row in ctx.store.models(name) if json.loads(row.lineage).get("weights_key") == key]
+    return max(rows, key=lambda row: row.version) if rows else None
+
+
+def _put_model(
+    ctx: StepContext,
+    step: FinetuneStep,
+    folder: Path,
+    *,
+    key: str,
+    described: dict[str, Any] | None,
+    result: TrainingResult,
+    origin: Origin,
+) -> ModelRow:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not paths:
+        raise StepFailed(f"The training left no files in {str(folder)!r}.")
+    files = {path.relative_to(folder).as_posix(): ctx.store.put_file(path) for path in paths}
+    lineage = {
+        "run_id": ctx.run_id,
+        "step": ctx.step_id,
+        "chain": ctx.chain_file.chain.chain,
+        "data": origin.data,
+        "parameters": origin.parameters,
+        "versions": result.versions,
+        "weights_key": key,
+    }
+    assert step.publish is not None
+    return ctx.store.publish(
+        ModelRow(
+            name=step.publish,
+            kind="adapter" if step.finetune == "lora" else "full",
+            base=canonical(described).decode() if described else None,
+            files=canonical(files),
+            sha256=hashlib.sha256(canonical(files)).hexdigest(),
+            metrics=canonical(_metrics(result)),
+            lineage=canonical(lineage),
+            created_at=ctx.clock.now(),
+        )
+    )

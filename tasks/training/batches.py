@@ -1,0 +1,77 @@
+"""Examples put together into padded batches of similar length, in an order that only the seed decides.
+
+Owns the order and the padding. Knows nothing of training. An epoch's order depends on (seed, epoch) alone and
+not on a global generator, so that a training that goes on from a checkpoint sees the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tasks.training.examples import MASKED, Example
+
+if TYPE_CHECKING:
+    import torch
+
+BATCHES_PER_POOL = 50
+
+
+class LengthGroupedOrder:
+    """A sampler: shuffled, then sorted by length within pools of 50 batches, then shuffled by batch."""
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which epoch's order the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        import numpy as np
+
+        rng = np.random.default_rng([self.seed, self.epoch])
+        shuffled = rng.permutation(len(self.lengths)).tolist()
+        pool = self.batch_size * BATCHES_PER_POOL
+        batches: list[list[int]] = []
+        for start in range(0, len(shuffled), pool):
+            by_length = sorted(shuffled[start : start + pool], key=lambda index: -self.lengths[index])
+            batches += [
+                by_length[at : at + self.batch_size] for at in range(0, len(by_length), self.batch_size)
+            ]
+        # A batch that is not full must stay last, or the sampler's cut into batches would shift.
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        rest = [batch for batch in batches if len(batch) < self.batch_size]
+        order = [full[index] for index in rng.permutation(len(full)).tolist()]
+        yield from (index for batch in [*order, *rest] for index in batch)
+
+
+class PadToLongest:
+    """Collate examples into tensors, padded at the end to the longest of the batch."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
+        """Stack the examples."""
+        import torch
+
+        width = max(len(example.input_ids) for example in examples)
+        shape = (len(examples), width)
+        batch: dict[str, Any] = {
+            "input_ids": torch.full(shape, self.pad_id, dtype=torch.long),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.full(shape, MASKED, dtype=torch.long),
+        }
+        for row, example in enumerate(examples):
+            length = len(example.input_ids)
+            batch["input_ids"][row, :length] = torch.from_numpy(example.input_ids)
+            batch["attention_mask"][row, :length] = 1
+            batch["labels"][row, :length] = torch.from_numpy(example.labels)
+        return batch

@@ -1,0 +1,58 @@
+"""The model card that lies beside every trained model.
+
+Owns the text of README.md. Knows nothing of where the model is published.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.training.job import TrainingJob, TrainingResult
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model comes from: its base, the hashes of its data and the chain and step that trained it."""
+
+    base: str
+    data: dict[str, str | None]
+    chain: str
+    step: str
+    parameters: dict[str, Any]
+
+
+def write_card(name: str, job: TrainingJob, result: TrainingResult, origin: Origin) -> str:
+    """Return the card as Markdown, with the front matter that model hubs read."""
+    library = "peft" if job.method == "lora" else "transformers"
+    loss = f"{result.train_loss:.4f}"
+    validation = "not measured" if result.validation_loss is None else f"{result.validation_loss:.4f}"
+    resumed = "" if result.resumed_from_step is None else f", resumed from step {result.resumed_from_step}"
+    versions = ", ".join(f"{library} {version}" for library, version in sorted(result.versions.items()))
+    return f"""---
+library_name: {library}
+tags: [headrace, {job.method}]
+---
+# {name}
+
+Trained by Headrace: chain `{origin.chain}`, step `{origin.step}`, method `{job.method}`.
+
+| | |
+|---|---|
+| base | {origin.base} |
+| parameters | {result.parameters_total:,}, of which {result.parameters_trained:,} trained |
+| steps | {result.steps} ({result.stop_reason}{resumed}) |
+| tokens | {result.tokens:,} |
+| training loss | {loss} nats per trained token, mean of the last steps |
+| validation loss | {validation} |
+| training data (SHA-256) | {origin.data.get("train")} |
+| validation data (SHA-256) | {origin.data.get("validation") or "none"} |
+| versions | {versions} |
+
+Only the assistant's words, and the token that ends them, were targets.
+
+```json
+{json.dumps(origin.parameters, indent=2, sort_keys=True)}
+```
+"""

@@ -1,0 +1,88 @@
+"""The order for one training and its result, as plain values that travel as JSON.
+
+Owns the shapes that parent and child process share. Knows nothing of torch, of chains or of the store.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Method = Literal["scratch", "lora"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """How to train. Names and meanings are those of transformers and PEFT."""
+
+    learning_rate: float
+    num_train_epochs: float = 3.0
+    max_steps: int | None = None
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    lr_scheduler_type: str = "cosine"
+    max_length: int = 512
+    seed: int = 0
+    save_steps: int = 500
+    eval_steps: int = 200
+    early_stopping_patience: int | None = None
+    r: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    target_modules: list[str] | str = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """Everything that a child process needs to train one model.
+
+    `base` is a folder (lora); `architecture` holds the fields of chains.spec.Architecture (scratch).
+    """
+
+    method: Method
+    train: str
+    hyperparameters: Hyperparameters
+    validation: str | None = None
+    base: str | None = None
+    architecture: dict[str, int] = field(default_factory=dict)
+    threads: int | None = None
+
+    def to_json(self) -> str:
+        """Write the job as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainingJob:
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "hyperparameters": Hyperparameters(**values["hyperparameters"])})
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What one training came to. Losses are in nats per trained token."""
+
+    steps: int
+    train_loss: float
+    validation_loss: float | None
+    tokens: int
+    seconds: float
+    parameters_total: int
+    parameters_trained: int
+    resumed_from_step: int | None = None
+    stop_reason: Literal["steps", "early_stop"] = "steps"
+    best_step: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Write the result as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainingResult:
+        """Read what `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        return cls(**values)
