@@ -5,7 +5,7 @@ from __future__ import annotations
 from chains.store.admitting import Verdict
 from chains.store.claiming import Claim
 from chains.store.files import atomic_write
-from chains.store.opening import open_store
+from chains.store.opening import is_server, open_store, store_exists
 from chains.store.rates import Slots
 from chains.store.rows import (
     UNREAD,
@@ -49,5 +49,7 @@ __all__ = [
     "Verdict",
     "VerifyReport",
     "atomic_write",
+    "is_server",
     "open_store",
+    "store_exists",
 ]

@@ -64,18 +64,33 @@ def batch_of(rows: Iterable[Row], condition: Condition | None = None) -> Batch:
 def write_batches(connection: Connection, batches: Iterable[Batch], blobs: Blobs, now: float) -> None:
     """Upsert the rows of all batches, one statement per table; of two writes of one row the later stays."""
     by_table: dict[Table, list[dict[str, Any]]] = {}
+    notes: dict[str, dict[str, Any]] = {}
     for batch in batches:
         for note in batch.notes:
             _ensure(blobs, note)
-            by_table.setdefault(schema.blobs, []).append(
-                {"sha256": note.sha256, "size": note.size, "pinned": note.pinned, "touched_at": now}
-            )
+            pinned = note.pinned or notes.get(note.sha256, {}).get("pinned", False)
+            notes[note.sha256] = {
+                "sha256": note.sha256,
+                "size": note.size,
+                "pinned": pinned,
+                "touched_at": now,
+            }
         for table, columns in batch.rows:
             by_table.setdefault(table, []).append(columns)
+    if notes:
+        # In the order of names: of two processes that note the same blobs, neither waits for the other's.
+        by_table[schema.blobs] = [notes[sha256] for sha256 in sorted(notes)]
     for table in _ORDER:
         if table in by_table:
-            connection.execute(upsert(table, connection.dialect.name), by_table[table])
+            connection.execute(upsert(table, connection.dialect.name), _last_of_each(table, by_table[table]))
             failpoints.hit("store.group.between_tables")
+
+
+def _last_of_each(table: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out rows that a later one replaces: a server takes no row twice in one statement."""
+    keys = [column.name for column in table.primary_key]
+    last = {tuple(row[key] for key in keys): row for row in rows}
+    return rows if len(last) == len(rows) else list(last.values())
 
 
 def _ensure(blobs: Blobs, note: BlobNote) -> None:

@@ -17,7 +17,6 @@ from chains.store import claiming, leasing, rates, schema, spending
 from chains.store.admitting import Condition, Guard, Verdict
 from chains.store.batches import Batch, batch_of
 from chains.store.claiming import LEASE_S, Claim, checked_claim, checked_lease
-from chains.store.connecting import database_errors, lease_time
 from chains.store.names import checked_id
 from chains.store.rates import Rates, Slots
 from chains.store.reading import Reads
@@ -82,14 +81,14 @@ class Promises(Reads):
 
     def spent(self, scope: str) -> Usage:
         """Return what a scope has used; calls under way count with their estimates."""
-        with database_errors(self.path), self._reading_engine().connect() as connection:
+        with self.database.errors(), self._reading_engine().connect() as connection:
             return spending.spent(connection, scope)
 
     async def claim(self, keys: Sequence[str], *, holder: str, lease: float = LEASE_S) -> dict[str, int]:
         """Claim those of the keys that are free; return their fences."""
         wanted = [checked_claim(Claim(key, holder, lease)) for key in keys]
         got: dict[str, int] = await self._writer().do(
-            lambda connection: claiming.take(connection, wanted, lease_time(connection, self._clock))
+            lambda connection: claiming.take(connection, wanted, self._lease_now(connection))
         )
         return got
 
@@ -100,15 +99,15 @@ class Promises(Reads):
 
     def claimed_by(self, key: str) -> str | None:
         """Return who has a claim on the key whose lease still runs."""
-        with database_errors(self.path), self._reading_engine().connect() as connection:
-            return claiming.live(connection, [key], lease_time(connection, self._clock)).get(key)
+        with self.database.errors(), self._reading_engine().connect() as connection:
+            return claiming.live(connection, [key], self._lease_now(connection)).get(key)
 
     def renew(self, holder: str, lease: float = LEASE_S) -> int:
         """Renew all claims and run leases of a holder; return how many there are. Blocks."""
         seconds = checked_lease(lease)
 
         def move(connection: Connection) -> int:
-            until = lease_time(connection, self._clock) + seconds
+            until = self._lease_now(connection) + seconds
             return claiming.renew(connection, holder, until) + leasing.renew(connection, holder, until)
 
         renewed: int = self._write(move)
@@ -137,7 +136,7 @@ class Promises(Reads):
                 requests=requests,
                 tokens=tokens,
                 rates=allowed,
-                now=lease_time(connection, self._clock),
+                now=self._lease_now(connection),
             )
         )
         return taken
@@ -151,7 +150,7 @@ class Promises(Reads):
         seconds = checked_lease(lease)
 
         def take(connection: Connection) -> int | None:
-            now = lease_time(connection, self._clock)
+            now = self._lease_now(connection)
             return leasing.take(connection, run_id, holder, until=now + seconds, now=now)
 
         fence = self._write(take)
@@ -167,8 +166,8 @@ class Promises(Reads):
     def lost_runs(self) -> list[RunRow]:
         """Return the runs that are `running` and whose lease has passed, oldest first."""
         columns = RUNS.columns(payloads=True)
-        with database_errors(self.path), self._reading_engine().connect() as connection:
-            query = leasing.lost(columns, lease_time(connection, self._clock))
+        with self.database.errors(), self._reading_engine().connect() as connection:
+            query = leasing.lost(columns, self._lease_now(connection))
             found = connection.execute(query).all()
         return [decode(RUNS, values, self.blobs, payloads=True) for values in found]
 
@@ -182,6 +181,9 @@ class Promises(Reads):
         table = schema.leases.c
         found = self._values(select(table.cancel_requested_at).where(table.run_id == run_id))
         return found[0][0] if found else None
+
+    def _lease_now(self, connection: Connection) -> float:
+        return self.database.lease_time(connection, self._clock)
 
     def _write(self, work: Callable[[Connection], Any]) -> Any:
         return self._writer().do_blocking(work)

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, Select, and_, bindparam, case, func, or_, select
 from chains.errors import InputInvalid, StoreDamaged
 from chains.store import schema
 from chains.store.blobs import Blobs
-from chains.store.connecting import database_errors
+from chains.store.connecting import Database
 from chains.store.names import checked_id
 from chains.store.rows import AttemptRow, CollectionRow, ModelRow, RecordRow, RunRow, StepRow
 from chains.store.shapes import ATTEMPTS, COLLECTIONS, MODELS, RECORDS, RUNS, STEPS, RowT, Shape, decode
@@ -29,6 +29,7 @@ class Reads:
     """What can be read from a store; `Store` adds writing."""
 
     path: Path
+    database: Database
     blobs: Blobs
 
     def _reading_engine(self) -> Engine:
@@ -180,7 +181,7 @@ class Reads:
         return found[0] if found else None
 
     def _values(self, query: Select[Any], parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        with database_errors(self.path), self._reading_engine().connect() as connection:
+        with self.database.errors(), self._reading_engine().connect() as connection:
             return connection.execute(query, parameters).all()
 
 

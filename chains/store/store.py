@@ -22,7 +22,7 @@ from chains.store.admitting import Admission, Condition
 from chains.store.batches import Batch, BlobNote, batch_of, write_batches
 from chains.store.blobs import Blobs
 from chains.store.collecting import GRACE_S, orphan_candidates, remove_orphans, remove_temporaries
-from chains.store.connecting import database_errors, lease_time, reading_engine, snapshot, writing_engine
+from chains.store.connecting import Database
 from chains.store.files import disk_errors, make_folder
 from chains.store.folders import materialise
 from chains.store.handles import Handles, HandlesByProcess
@@ -45,14 +45,11 @@ _COLLECTIONS = "collections"
 class Store(Promises):
     """A folder with `headrace.db`, `blobs/` and what others keep beside them. Made by `open_store`."""
 
-    def __init__(
-        self, path: Path, database: Path, blobs: Blobs, *, clock: Clock, busy_timeout: float
-    ) -> None:
+    def __init__(self, path: Path, database: Database, blobs: Blobs, *, clock: Clock) -> None:
         self.path = path
+        self.database = database
         self.blobs = blobs
-        self._database = database
         self._clock = clock
-        self._busy_timeout = busy_timeout
         self._handles = HandlesByProcess(self._open_handles)
         self._leased = {}
 
@@ -81,6 +78,7 @@ class Store(Promises):
         """Write a model as the next version of its name, which with `is_latest` becomes `@latest`."""
 
         def assign(connection: Connection) -> ModelRow:
+            self.database.lock(connection, "models")
             table = schema.models
             newest = connection.execute(select(func.max(table.c.version)).where(table.c.name == row.name))
             if row.is_latest:
@@ -165,9 +163,7 @@ class Store(Promises):
             report.temporaries_removed = remove_temporaries(self.path, skip={_COLLECTIONS}, grace=grace)
         # In a damaged store a missing reference may be the damage: nothing is removed.
         if candidates and not report.problems:
-            report.orphans_removed = self._writer().do_blocking(
-                lambda connection: remove_orphans(connection, self.blobs, candidates, before)
-            )
+            report.orphans_removed = self._remove_orphans(candidates, before)
         return report
 
     def close(self) -> None:
@@ -184,8 +180,8 @@ class Store(Promises):
 
     def _check(self, report: VerifyReport, grace: float) -> tuple[list[str], float]:
         before = self._clock.now() - max(grace, 0.0)
-        with database_errors(self._database), snapshot(self._reading_engine()) as connection:
-            report.problems += database_problems(connection)
+        with self.database.errors(), self.database.snapshot(self._reading_engine()) as connection:
+            report.problems += [*self.database.problems(connection), *database_problems(connection)]
             listed, problems = listed_files(connection, self.blobs)
             report.problems += problems
             places = payload_blobs(connection) | listed
@@ -194,6 +190,14 @@ class Store(Promises):
         report.blobs_checked = len(places)
         report.strangers = [str(path.relative_to(self.path)) for path in self.blobs.strangers()]
         return candidates, before
+
+    def _remove_orphans(self, candidates: list[str], before: float) -> list[str]:
+        def remove(connection: Connection) -> list[str]:
+            self.database.lock(connection, "blobs")
+            return remove_orphans(connection, self.blobs, candidates, before)
+
+        removed: list[str] = self._writer().do_blocking(remove)
+        return removed
 
     def _write_blobs(self, batch: Batch) -> None:
         for note in batch.notes:
@@ -215,13 +219,12 @@ class Store(Promises):
         return self._handles.mine().reader
 
     def _open_handles(self) -> Handles:
-        writing = writing_engine(self._database, busy_timeout=self._busy_timeout)
-        reading = reading_engine(self._database, busy_timeout=self._busy_timeout)
-        return Handles(reading, Writer(writing, self._database, self._perform))
+        writer = Writer(self.database, self._perform, folder=self.path)
+        return Handles(self.database.reading_engine(), writer)
 
     def _perform(self, connection: Connection, work: Sequence[Work]) -> list[Any]:
         """Do a group's work in the order of arrival; neighbouring batches of rows become one."""
-        refuse_newer_within(connection, self._database)
+        refuse_newer_within(connection, self.database.label)
         results: list[Any] = []
         batches: list[Batch] = []
         for piece in work:
@@ -235,8 +238,10 @@ class Store(Promises):
 
     def _write_allowed(self, connection: Connection, batches: Sequence[Batch]) -> list[Any]:
         admission = Admission(connection, [(batch.rows, batch.condition) for batch in batches])
-        answers = admission.decide(self._leased, lambda: lease_time(connection, self._clock))
+        answers = admission.decide(self._leased, lambda: self._lease_now(connection))
         allowed = [batch for index, batch in enumerate(batches) if admission.written(index)]
+        if any(batch.notes for batch in allowed):
+            self.database.lock(connection, "blobs", shared=True)
         write_batches(connection, allowed, self.blobs, self._clock.now())
         return list(answers)
 

@@ -108,8 +108,6 @@ def plan(
 
 def _existing_store(location: str):  # type: ignore[no-untyped-def]  # the store's import is heavy; a plan may need none
     """Open the store only where there is one: planning leaves nothing behind."""
-    if not (Path(location) / "headrace.db").exists():
-        return None
-    from chains.store import open_store
+    from chains.store import open_store, store_exists
 
-    return open_store(location)
+    return open_store(location) if store_exists(location) else None

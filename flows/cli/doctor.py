@@ -10,6 +10,7 @@ from typing import Literal
 
 import typer
 
+from chains.errors import HeadraceError
 from flows.cli.check import JsonOption, StoreOption
 
 PACKAGES = (
@@ -47,7 +48,7 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
         _embedder(),
         _starter(),
         _prefect(),
-        _store(Path(store or get_settings().store)),
+        _store(store or get_settings().store),
         _key("OPENAI_API_KEY"),
     ]
     if as_json:
@@ -122,7 +123,16 @@ def _prefect() -> Finding:
     )
 
 
-def _store(folder: Path) -> Finding:
+def _store(location: str) -> Finding:
+    from chains.store import is_server, open_store
+
+    if is_server(location):
+        try:
+            with open_store(location) as opened:
+                return Finding("store", "ok", opened.database.label)
+        except HeadraceError as error:
+            return Finding("store", "lacks", str(error))
+    folder = Path(location)
     if not folder.exists():
         parent = folder.resolve().parent
         writable = os.access(parent, os.W_OK)

@@ -110,13 +110,11 @@ def verify(store: StoreOption = None, as_json: JsonOption = False) -> None:
 @contextmanager
 def reading(store: str | None) -> Iterator[Store]:
     """Open a store that must exist."""
-    from pathlib import Path
-
     from chains.settings import get_settings
-    from chains.store import open_store
+    from chains.store import open_store, store_exists
 
     location = store or get_settings().store
-    if not (Path(location) / "headrace.db").exists():
+    if not store_exists(location):
         raise EnvironmentLacks(
             f"there is no store at {location!r}.", hint="Name one with --store or HEADRACE_STORE."
         )

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from chains.errors import InputInvalid
-from chains.store import Limit, Settlement, Usage, Verdict, open_store
+from chains.store import Limit, Settlement, Usage, Verdict
 
 DAY = "day:1970-01-01"
 LIMITS = (Limit("step:run1/triage", calls=10), Limit("run:run1", usd_micro=1000, tokens=500))
@@ -106,8 +106,8 @@ async def test_a_limit_that_comes_later_counts_what_was_used_before(store, begin
     assert (await begin(1, (Limit("day:1970-01-02", calls=1),))).allowed
 
 
-async def test_processes_on_one_store_share_a_budget(store, begin):
-    with open_store(store.path) as other:
+async def test_processes_on_one_store_share_a_budget(store, again, begin):
+    with again() as other:
         verdicts = []
         for row in range(10):
             verdicts.append(await begin(row, to=(store, other)[row % 2]))

@@ -20,16 +20,23 @@ BIG = b"big" * 40_000
 
 
 @pytest.fixture
-def damage(store):
-    """Runs SQL on the database behind the store's back."""
+def damage(store, backend, location):
+    """Runs SQL on the database behind the store's back, with its constraints off."""
 
-    def run(sql: str) -> None:
+    def in_file(sql: str) -> None:
         connection = sqlite3.connect(store.path / "headrace.db")
         connection.execute("PRAGMA foreign_keys=OFF")
         connection.executescript(sql)
         connection.close()
 
-    return run
+    def on_server(sql: str) -> None:
+        import psycopg
+
+        with psycopg.connect(location) as connection:
+            connection.execute("SET session_replication_role = replica")
+            connection.execute(sql)
+
+    return in_file if backend == "sqlite" else on_server
 
 
 def age(path) -> None:
@@ -52,7 +59,7 @@ def test_a_store_in_use_is_clean(store, record_row, attempt_row):
         ("UPDATE runs SET status = 'ok'", "records record-0 is 'running', and its run run1 has ended"),
         ("UPDATE runs SET status = 'failed'", "attempts attempt-1 is 'intent', and its run run1 has ended"),
         ("UPDATE runs SET status = 'cancelled'", "steps triage is 'running', and its run run1 has ended"),
-        ("UPDATE models SET is_latest = 1", "The model 'm' has several latest versions"),
+        ("UPDATE models SET is_latest = TRUE", "The model 'm' has several latest versions"),
         ("UPDATE runs SET files = 'not json'", "runs run1: files is not JSON"),
         ("UPDATE runs SET files = '[1]'", "runs run1: files is not JSON of the form"),
         ('UPDATE models SET files = \'{"a": "../x"}\'', "models m 2: files names '../x', which is no blob"),
@@ -68,6 +75,7 @@ def test_each_broken_promise_is_named(store, record_row, attempt_row, damage, sq
     assert named in "\n".join(store.verify())
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_two_records_at_one_position_are_found_also_without_the_constraint(store, record_row, damage):
     store.put(record_row(0))
     damage(
@@ -77,6 +85,7 @@ def test_two_records_at_one_position_are_found_also_without_the_constraint(store
     assert "share the position ('run1', 'triage', 0, -1, -1, 0)" in "\n".join(store.verify())
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_database_file_that_was_overwritten_is_reported_and_not_a_crash(store, record_row):
     store.put(*(record_row(row, output=b"x" * 3000) for row in range(200)))
     store.close()
