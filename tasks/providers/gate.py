@@ -1,10 +1,10 @@
 """Who may call a model now: one gate per model, shared by all callers of a process.
 
 Owns the limit of calls in flight and what a 429 teaches: after one, everybody waits until the time that the
-endpoint named, then the gate opens one call at a time and widens with every success, so that callers in a
-queue do not spend their tries on learning the same thing. While the endpoint is down (see .circuit) only
-probes get through. Knows nothing of what is called. Invariant: never more than `concurrency` callers are
-inside.
+endpoint named. Where most of the other calls under way were answered, the gate then opens as wide as before;
+else one call at a time, widening with every success, so that callers in a queue do not spend their tries on
+learning the same thing. While the endpoint is down (see .circuit) only probes get through. Knows nothing of
+what is called. Invariant: never more than `concurrency` callers are inside.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from tasks.providers.circuit import Circuit
 
 LONGEST_WAIT = 120.0
 """Seconds that a caller waits when asked to; with more the row fails and names the time."""
+ANSWERED_PER_REFUSED = 3
+"""With so many answers for each 429 the endpoint refuses a few calls; with fewer it is over its limit."""
 
 
 class Gate:
@@ -37,6 +39,8 @@ class Gate:
         self._width = float(concurrency)
         self._threshold = float(concurrency)
         self._open_at = -math.inf
+        self._width_before: float | None = None
+        self._refused = self._answered = 0
         self._timer: asyncio.TimerHandle | None = None
         self._shut: HeadraceError | None = None
 
@@ -64,9 +68,12 @@ class Gate:
         """Hold everybody back for a while and go on carefully: the endpoint said it is too much."""
         now = self._clock.monotonic()
         if now >= self._open_at:
+            self._reopen()
             # Calls that were sent before the pause come back with the same news; it counts once.
+            self._width_before, self._refused, self._answered = self._width, 0, 0
             self._threshold = max(1.0, min(self._width, self._inside) / 2)
             self._width = 1.0
+        self._refused += 1
         self._open_at = max(self._open_at, now + seconds)
         if self.wait > LONGEST_WAIT:
             self._turn_away(self._too_long())
@@ -79,6 +86,7 @@ class Gate:
 
     def widen(self) -> None:
         """Let more in after an answer: doubling up to half of what was too much, then slowly."""
+        self._answered += 1
         if self._width < self.concurrency:
             step = 1.0 if self._width < self._threshold else 1.0 / self._width
             self._width = min(float(self.concurrency), self._width + step)
@@ -102,6 +110,7 @@ class Gate:
             raise copy_of(self._shut)
         if self.wait > LONGEST_WAIT:
             raise self._too_long()
+        self._reopen()
         if not self._waiting and self._free():
             self._take()
             return
@@ -119,6 +128,13 @@ class Gate:
             place.cancel()
             raise
 
+    def _reopen(self) -> None:
+        """After a pause, judge by the calls that were under way whether it was a matter of a few refusals."""
+        if self._width_before is not None and self.wait == 0:
+            if self._answered >= ANSWERED_PER_REFUSED * self._refused:
+                self._width = max(self._width, self._width_before)
+            self._width_before = None
+
     def _free(self) -> bool:
         if self._circuit.is_open:
             return self._circuit.may_probe and self.wait == 0
@@ -130,6 +146,7 @@ class Gate:
             self._circuit.probing()
 
     def _admit(self) -> None:
+        self._reopen()
         while self._waiting and (self._waiting[0][2].done() or self._free()):
             _, _, place = heapq.heappop(self._waiting)
             if not place.done():
