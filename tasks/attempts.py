@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from chains import failpoints
 from chains.errors import HeadraceError, RateLimited, StepFailed, TimedOut, Transient
-from chains.store import AttemptRow, Settlement, Usage, Verdict
+from chains.store import AttemptRow, RecordRow, Settlement, Usage, Verdict
 from tasks.budgets import estimate_of, exceeded
 from tasks.callers import Caller, Tally, caller_for
 from tasks.context import Progress
@@ -157,21 +157,48 @@ class _Attempt:
             wait_s=round(caller.clock.monotonic() - since, 6),
         )
         caller.tally.attempts += 1
-        try:
-            verdict = await caller.store.begin_attempt(
-                caller.opening if first else None,
-                self._row,
-                limits=caller.limits,
-                estimate=self._estimate,
-                claim=caller.claim if caller.tally.fence is None else None,
+        verdict = await self._asked(self._row, caller.opening if first else None)
+        while verdict.scope is not None and await caller.reservations.one_ends():
+            verdict = await self._asked(self._row, caller.opening if first else None)
+        if not verdict.allowed:
+            self._refused(verdict)
+
+    async def _asked(self, intent: AttemptRow, opening: RecordRow | None) -> Verdict:
+        """Return whether the call may be sent; if so, it is in the store and counted."""
+        caller = self._caller
+        claim = caller.claim if caller.tally.fence is None else None
+        if claim is None and not caller.limits:
+            return await self._always_allowed(intent, opening)
+        asking = asyncio.ensure_future(
+            caller.store.begin_attempt(
+                opening, intent, limits=caller.limits, estimate=self._estimate, claim=claim
             )
+        )
+        try:
+            verdict = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            [answer] = await asyncio.gather(asking, return_exceptions=True)
+            if isinstance(answer, Verdict) and answer.allowed:
+                caller.reservations.begin()
+                self._end("error", "Cancelled", "stopped before it was sent", reached=False)
+            raise
+        if verdict.allowed:
+            caller.reservations.begin()
+            if verdict.fence is not None:
+                caller.tally.fence = verdict.fence
+        return verdict
+
+    async def _always_allowed(self, intent: AttemptRow, opening: RecordRow | None) -> Verdict:
+        caller = self._caller
+        caller.reservations.begin()
+        try:
+            return await caller.store.begin_attempt(opening, intent)
         except asyncio.CancelledError:
             self._end("error", "Cancelled", "stopped before it was sent", reached=False)
             raise
-        if not verdict.allowed:
-            self._refused(verdict)
-        elif verdict.fence is not None:
-            caller.tally.fence = verdict.fence
+        except BaseException:
+            caller.reservations.end()
+            raise
 
     def _refused(self, verdict: Verdict) -> None:
         """Raise for a call that may not be made; nothing of it is in the store."""
@@ -231,6 +258,7 @@ class _Attempt:
             if caller.rates is not None and actual.tokens is not None:
                 caller.rates.give_back((self._estimate.tokens or 0) - actual.tokens)
         caller.store.hand_over(row, settle=settle)
+        caller.reservations.end()
 
     def _tell_gate(self, failure: HeadraceError | None) -> None:
         """Share what this outcome says about the endpoint with all callers of the model."""

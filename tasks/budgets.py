@@ -6,6 +6,7 @@ checks them in the transaction that lets a call be sent; prices are tasks.prices
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,6 +22,39 @@ if TYPE_CHECKING:
 DEFAULT_ANSWER_TOKENS = 1024
 """Tokens that are reserved for an answer where the model names no `max_tokens`."""
 BYTES_PER_TOKEN = 4
+
+
+class Reservations:
+    """The calls of this process that are under way and count with their estimates.
+
+    An estimate is mostly more than what a call comes to, so a budget that seems used up may not be: who is
+    turned away waits for a call to end and asks again, until none is left.
+    """
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def begin(self) -> None:
+        """Note a call that is about to be sent."""
+        self._under_way += 1
+
+    def end(self) -> None:
+        """Note that a call has ended and its estimate has been settled."""
+        self._under_way -= 1
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
+
+    async def one_ends(self) -> bool:
+        """Wait until a call ends; False at once where none is under way."""
+        if not self._under_way:
+            return False
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        await waiting
+        return True
 
 
 def limits_of(ctx: StepContext) -> tuple[Limit, ...]:

@@ -14,7 +14,7 @@ from chains.clock import Clock
 from chains.errors import StepFailed
 from chains.spec import Price, PromptStep, Retry
 from chains.store import Claim, Limit, RecordRow, Usage
-from tasks.budgets import DEFAULT_ANSWER_TOKENS, check_priced, limits_of
+from tasks.budgets import DEFAULT_ANSWER_TOKENS, Reservations, check_priced, limits_of
 from tasks.context import OnceJob, Progress, RowJob, RowResult, StepContext
 from tasks.prices import cost_micro
 from tasks.providers.gate import Gate
@@ -68,6 +68,7 @@ class Caller:
     opening: RecordRow | None = None
     deadline: float | None = None
     limits: Sequence[Limit] = ()
+    reservations: Reservations = field(default_factory=Reservations)
     answer_tokens: int = 0
     rates: Rates | None = None
     claim: Claim | None = None
@@ -139,6 +140,7 @@ def caller_for(ctx: StepContext, job: RowJob | OnceJob, model: str, *, claim: Cl
         opening=job.opening,
         deadline=getattr(ctx.step, "deadline", None),
         limits=limits,
+        reservations=ctx.providers.reservations,
         answer_tokens=answer,
         rates=ctx.providers.rates(model),
         claim=claim,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from chains.errors import HeadraceError, InputInvalid
 from chains.spec import Model, Price
 from chains.suggest import did_you_mean
+from tasks.budgets import Reservations
 from tasks.prices import prices_of
 from tasks.providers.gate import Gate
 from tasks.providers.rates import Rates, rate_name
@@ -95,6 +96,7 @@ class Providers:
         self._store = store
         self._settings = settings
         self._env = env
+        self.reservations = Reservations()
         self._open: dict[str, Provider] = {}
         self._gates: dict[str, Gate] = {}
         self._stopped: HeadraceError | None = None

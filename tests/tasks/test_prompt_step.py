@@ -353,4 +353,8 @@ def test_the_variables_that_templates_read_are_found_with_their_values() -> None
         "{% for x in inputs.b %}{{ x }}{% endfor %}{{ gone | default('') }}",
     ]
 
-    assert variables_of(variables_in(sources), scope) == {"inputs.a": 1, "inputs.b": [2], "triage.intent": "refund"}
+    assert variables_of(variables_in(sources), scope) == {
+        "inputs.a": 1,
+        "inputs.b": [2],
+        "triage.intent": "refund",
+    }
