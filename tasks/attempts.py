@@ -97,9 +97,8 @@ class _Attempt:
         """
         caller = self._caller
         since = caller.clock.monotonic()
-        await self._wait(backoff)
+        await self._enter(backoff, since)
         try:
-            await self._begin(since)
             failpoints.hit("attempt.after_intent")
             value, failure = await self._send(send, read)
             self._tell_gate(failure)
@@ -112,6 +111,33 @@ class _Attempt:
             reached = not isinstance(failure, Transient) or failure.reached
             self._end("error", type(failure).__name__, failure.message, reached=reached)
         return value, failure
+
+    async def _enter(self, backoff: float, since: float) -> None:
+        """Return inside the gate with the intent in the store.
+
+        The next in line have their intents committed while they wait, so that no place is idle meanwhile.
+        """
+        gate = self._caller.gate
+        if self._caller.ahead and self._caller.tally.attempts == 0:
+            async with gate.line:
+                if gate.is_open:
+                    await self._begin(since)
+                    await self._wait_ready(backoff)
+                    return
+        await self._wait(backoff)
+        try:
+            await self._begin(since)
+        except BaseException:
+            gate.leave()
+            raise
+
+    async def _wait_ready(self, backoff: float) -> None:
+        try:
+            await self._wait(backoff)
+        except BaseException as error:
+            name = "Cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+            self._end("error", name, "stopped before it was sent", reached=False)
+            raise
 
     async def _wait(self, backoff: float) -> None:
         """Return inside the gate; the record's deadline ends the waiting."""

@@ -50,7 +50,8 @@ class Caller:
 
     `first_number` is one more than the attempts that the store has for this record; `granted` of those do
     not count. `opening` is the record as `running`; it is committed together with the first intent, and so
-    is `claim`. `price` None is unknown. `answer_tokens` are reserved for what may come back.
+    is `claim`. `price` None is unknown. `answer_tokens` are reserved for what may come back. With `ahead` the
+    first intent may be committed while the call waits for its place.
     """
 
     store: Store
@@ -72,6 +73,7 @@ class Caller:
     answer_tokens: int = 0
     rates: Rates | None = None
     claim: Claim | None = None
+    ahead: bool = False
     report: Callable[[Progress], None] = lambda _: None
     jitter: Callable[[], float] = random.random
     tally: Tally = field(default_factory=Tally)
@@ -122,6 +124,10 @@ def caller_for(ctx: StepContext, job: RowJob | OnceJob, model: str, *, claim: Cl
         check_priced(limits, price, model)
     if job.attempts_before > job.attempts_granted and getattr(ctx.step, "on_ambiguous", "retry") == "fail":
         _refuse_doubtful(ctx, job, row)
+    rates = ctx.providers.rates(model)
+    # After a crash an intent counts as a try and as a doubt, and until then it holds its share of a budget or
+    # of a rate: nothing for calls that wait, where any of these is scarce.
+    doubt = ctx.retry.attempts > 1 and getattr(ctx.step, "on_ambiguous", "retry") != "fail"
     described = ctx.providers.described(model)
     answer = (described.max_tokens or DEFAULT_ANSWER_TOKENS) if isinstance(ctx.step, PromptStep) else 0
     return Caller(
@@ -142,8 +148,9 @@ def caller_for(ctx: StepContext, job: RowJob | OnceJob, model: str, *, claim: Cl
         limits=limits,
         reservations=ctx.providers.reservations,
         answer_tokens=answer,
-        rates=ctx.providers.rates(model),
+        rates=rates,
         claim=claim,
+        ahead=doubt and not limits and rates is None,
         report=ctx.report,
     )
 

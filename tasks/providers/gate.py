@@ -20,8 +20,8 @@ from tasks.providers.circuit import Circuit
 
 LONGEST_WAIT = 120.0
 """Seconds that a caller waits when asked to; with more the row fails and names the time."""
-ANSWERED_PER_REFUSED = 3
-"""With so many answers for each 429 the endpoint refuses a few calls; with fewer it is over its limit."""
+ANSWERED_PER_REFUSED = 9
+"""With so many answers for each 429 the endpoint refuses a few calls only; with fewer, every try counts."""
 
 
 class Gate:
@@ -33,6 +33,8 @@ class Gate:
         self.concurrency = concurrency
         self._clock = clock or Clock()
         self._circuit = circuit or Circuit(self._clock)
+        # The callers who may make ready what they need inside while they wait: enough for a disk's latency.
+        self.line = asyncio.Semaphore(max(1, concurrency // 2))
         self._inside = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = 0
@@ -53,6 +55,11 @@ class Gate:
     def wait(self) -> float:
         """Seconds until the gate opens again; 0 when it is open."""
         return max(0.0, self._open_at - self._clock.monotonic())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether callers who come now wait for places only, and neither for a time nor for the endpoint."""
+        return self._shut is None and self.wait == 0 and not self._circuit.is_open
 
     def enter(self, tries: int = 0) -> Place:
         """Wait for a place and hold it: `async with`. Callers with more tries behind them go first."""

@@ -48,11 +48,11 @@ async def test_a_pause_holds_everybody_and_then_lets_one_go_first() -> None:
     assert entered == list(range(6))
 
 
-@pytest.mark.parametrize(("refused", "first"), [(2, 8), (8, 1)])
+@pytest.mark.parametrize(("refused", "first"), [(1, 12), (12, 1)])
 async def test_after_a_pause_the_gate_is_as_wide_as_before_where_most_calls_were_answered(
     refused: int, first: int
 ) -> None:
-    gate, entered, done = Gate(8), [], asyncio.Event()
+    gate, entered, done = Gate(12), [], asyncio.Event()
 
     async def under_way(number: int) -> None:
         async with gate.enter():
@@ -64,8 +64,8 @@ async def test_after_a_pause_the_gate_is_as_wide_as_before_where_most_calls_were
             entered.append(1)
             await done.wait()
 
-    await asyncio.gather(*(under_way(number) for number in range(8)))
-    callers = [asyncio.create_task(later()) for _ in range(12)]
+    await asyncio.gather(*(under_way(number) for number in range(12)))
+    callers = [asyncio.create_task(later()) for _ in range(16)]
     await asyncio.sleep(0.01)
     assert entered == []
     await asyncio.sleep(0.04)
