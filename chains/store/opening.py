@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from chains.clock import Clock
 from chains.errors import EnvironmentLacks, InputInvalid
-from chains.store.blobs import open_blobs
+from chains.store.blobs import Blobs
 from chains.store.connecting import Database
 from chains.store.files import disk_errors
 from chains.store.migrating import migrate
+from chains.store.places import LocalPlace
 from chains.store.sqlite import BUSY_TIMEOUT_S, SqliteFile
 from chains.store.store import Store
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from chains.settings import Settings
 
 DATABASE: Final = "headrace.db"
+RUNS: Final = "runs"
 _SERVER_SCHEMES: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
 
 
@@ -28,11 +30,13 @@ def open_store(
     clock: Clock | None = None,
     busy_timeout: float = BUSY_TIMEOUT_S,
     home: str | Path | None = None,
+    blobs: str | Path | None = None,
 ) -> Store:
     """Open the store in a folder or on a PostgreSQL server, made if needed.
 
-    What is left out is as the settings name it. `home` is the folder for blobs, collections and models of a
-    store on a server. `busy_timeout` is how many seconds a write waits for another process before it is a
+    What is left out is as the settings name it. `home` is the folder for collections, models and work of a
+    store on a server; `blobs` is a folder or an fsspec URL, the store's folder if nothing names another.
+    `busy_timeout` is how many seconds a write waits for another process before it is a
     StoreBusy.
     """
     clock = clock or Clock()
@@ -43,11 +47,11 @@ def open_store(
         path.mkdir(parents=True, exist_ok=True)
     _refuse_read_only(path)
     database = _database(location, path, busy_timeout)
-    blobs = open_blobs(path / "blobs")
+    place = _place_of_blobs(blobs, path)
     with disk_errors(path):
         database.prepare(clock)
         migrate(database, clock=clock)
-    return Store(path, database, blobs, clock=clock)
+    return Store(path, database, place, clock=clock)
 
 
 def store_exists(location: str | Path) -> bool:
@@ -66,6 +70,21 @@ def _database(location: str | Path, path: Path, busy_timeout: float) -> Database
     from chains.store.postgres import PostgresServer  # its driver is an extra
 
     return PostgresServer(str(location), busy_timeout=busy_timeout)
+
+
+def _place_of_blobs(given: str | Path | None, path: Path) -> Blobs:
+    named = given if given is not None else _settings().blobs
+    if named is None:
+        folder = path / "blobs"
+    elif "://" in str(named):
+        from chains.store.remote import RemotePlace  # fsspec takes a while to import
+
+        return Blobs(RemotePlace(str(named)), others=RUNS)
+    else:
+        folder = Path(named).expanduser().absolute()
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Blobs(LocalPlace(folder), others=RUNS)
 
 
 def _folder(location: str | Path, home: str | Path | None) -> Path:

@@ -128,8 +128,7 @@ class Store(Promises):
 
     def get_blob(self, sha256: str) -> bytes:
         """Return a blob's content; StoreDamaged if it is missing or not what its name says."""
-        with disk_errors(self.blobs.folder):
-            return self.blobs.get(sha256)
+        return self.blobs.get(sha256)
 
     def materialise(self, files: Mapping[str, str], into: Path) -> None:
         """Make the folder `into` hold `files` (relative path to sha256), whole or not at all.
@@ -188,7 +187,7 @@ class Store(Promises):
             candidates = orphan_candidates(connection, self.blobs, places, before)
         report.problems += blob_problems(self.blobs, places)
         report.blobs_checked = len(places)
-        report.strangers = [str(path.relative_to(self.path)) for path in self.blobs.strangers()]
+        report.strangers = list(self.blobs.strangers())
         return candidates, before
 
     def _remove_orphans(self, candidates: list[str], before: float) -> list[str]:
