@@ -76,6 +76,6 @@ async def _look_up(ctx: StepContext, caller: Caller, collection: Collection, que
         return await collection.search(vectors[0], top_k=step.top_k, min_score=step.min_score)
     # A server is called like any other: with attempts in the store, and tries of its own.
     request = collection.search_request(vectors[0], top_k=step.top_k, min_score=step.min_score)
-    searcher = replace(caller, gate=collection.gate, price=FREE, rates=None)
+    searcher = replace(caller, gate=collection.gate, price=FREE, rates=None, limits=())
     granted = caller.first_number - 1 + caller.tally.attempts
     return await call(searcher, request, collection.send_search, collection.read_search, granted=granted)

@@ -123,7 +123,9 @@ async def test_an_earlier_result_is_reused_and_its_files_are_made_again(store, f
     assert Path(again.output["train"]).read_bytes() == content
 
 
-@pytest.mark.parametrize(("mode", "reused"), [("always", True), ("run", True), ("never", False), ("refresh", False)])
+@pytest.mark.parametrize(
+    ("mode", "reused"), [("always", True), ("run", True), ("never", False), ("refresh", False)]
+)
 async def test_an_earlier_result_is_reused_as_the_step_says(store, folder, mode, reused):
     write(folder, texts(20))
     first = await prepare(store, folder, text="{{ row.text }}", cache=mode)

@@ -28,9 +28,10 @@ defaults: {{model: writer, retry: {{attempts: 3, base: 1ms, cap: 2ms}}}}
 {chain}
 steps:
   triage:
-    prompt: "Ticket: {{{{ inputs.ticket }}}}"
+    {verb}
 {step}
 """
+PROMPT = 'prompt: "Ticket: {{ inputs.ticket }}"'
 
 
 class Rows:
@@ -94,11 +95,12 @@ async def desks(serve: Any, tmp_path: Path) -> AsyncIterator[Callable[..., Desk]
         step: str = "",
         model: str = "",
         chain: str = "",
+        verb: str = PROMPT,
         run_id: str | None = None,
         **settings: Any,
     ) -> Desk:
         file = tmp_path / f"chain{len(made)}.yaml"
-        file.write_text(CHAIN.format(url=server.url, model=model, step=step, chain=chain))
+        file.write_text(CHAIN.format(url=server.url, model=model, step=step, chain=chain, verb=verb))
         store = open_store(tmp_path / "store")
         name = run_id or f"run{len(made)}"
         if store.run(name) is None:

@@ -50,6 +50,24 @@ async def test_each_mode_asks_what_it_says(
     assert await calls_of_runs(serve, desks, mode, model) == calls
 
 
+@pytest.mark.parametrize(
+    ("mode", "calls"),
+    [("", [2, 2]), ("always", [2, 2]), ("run", [2, 4]), ("never", [3, 6]), ("refresh", [3, 6])],
+)
+async def test_vectors_of_rows_are_used_again_as_the_step_says(
+    serve: Any, desks: Any, mode: str, calls: list[int]
+) -> None:
+    server = serve()
+    verb, made = 'embed: "{{ inputs.ticket }}"\n    model: writer', []
+    for _ in range(2):
+        desk = desks(server, verb=verb, step=f"    cache: {mode}" if mode else "")
+        await desk.run("a", "b", "a")
+        assert desk.statuses() == ["ok"] * 3
+        made.append(len(server.ledger()))
+
+    assert made == calls
+
+
 async def test_what_was_refreshed_is_used_by_later_runs_and_the_newest_answer_counts(
     serve: Any, desks: Any
 ) -> None:

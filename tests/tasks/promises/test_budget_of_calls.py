@@ -107,6 +107,22 @@ async def test_a_day_has_a_budget_over_all_runs(serve: Any, desks: Any) -> None:
     assert "HEADRACE_BUDGET_" in second.over_budget[0]
 
 
+async def test_an_embed_step_has_a_budget_and_its_vectors_cost_no_answer(serve: Any, desks: Any) -> None:
+    server = serve()
+    desk = desks(
+        server,
+        verb='embed: "{{ inputs.ticket }}"\n    model: writer',
+        step="    budget: {calls: 3, tokens: 200}",
+        model=", price: {input: 100}",
+    )
+
+    await desk.run(*TICKETS)
+
+    assert len(server.ledger()) == 3
+    (record, *_) = [record for record in desk.records() if record.status == "ok"]
+    assert (record.tokens_out, record.cost_micro) == (0, 100 * record.tokens_in)
+
+
 async def test_repeated_calls_count(serve: Any, desks: Any) -> None:
     server = serve({"fault": "status", "status": 500})
     desk = desks(server, chain="budget: {calls: 4}")
