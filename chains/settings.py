@@ -44,6 +44,9 @@ class Settings(BaseModel):
     """Modules that `python:` and `output:` may import besides the chain's own files; commas between them."""
     allowed_hosts: Names | None = None
     """Hosts that a chain may call; commas between them. Left out: any host; empty: none."""
+    allowed_env: Names = ()
+    """Environment variables that a chain may send to an endpoint although their names are not those of keys
+    made for one (`..._API_KEY`, `..._TOKEN`); commas between them."""
     read_outside: bool = False
     """Whether a chain may read files outside its own folder."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)

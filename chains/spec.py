@@ -133,7 +133,7 @@ class Model(Part):
     base_url: str | None = None
     """Address of an OpenAI-compatible endpoint, up to and including `/v1`."""
     api_key: str | None = None
-    """A `{{ env.NAME }}` template. Default: `{{ env.OPENAI_API_KEY }}`, with `api_version` `{{ env.AZURE_OPENAI_API_KEY }}`."""
+    """A `{{ env.NAME }}` template. Default: `{{ env.OPENAI_API_KEY }}`, with `api_version` `{{ env.AZURE_OPENAI_API_KEY }}`, where `base_url` is that service's own."""
     api_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     """For an Azure deployment, whose `base_url` ends in `/openai/deployments/NAME`: its API version, such as `2024-10-21`."""
     organization: str | None = None

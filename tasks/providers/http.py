@@ -8,14 +8,17 @@ followed, and at most `max_bytes` decoded bytes are held.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
+from multidict import CIMultiDict
 from yarl import URL
 
 from chains.clock import Clock
@@ -58,11 +61,15 @@ class _Received:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Extras:
-    """What a call carries besides its key; `secrets` are the values that came from the environment."""
+    """What a call carries besides its key; `secrets` are the values that came from the environment.
+
+    `shown` is the address as messages and records have it, where that differs from what is called.
+    """
 
     headers: Mapping[str, str] = field(default_factory=dict)
     secrets: Sequence[str] = ()
     api_version: str | None = None
+    shown: str | None = None
 
 
 class Endpoint:
@@ -87,6 +94,7 @@ class Endpoint:
         self._parts = split_url(base_url, "the endpoint")
         self.key = key
         extras = extras or Extras()
+        self.shown = (extras.shown or base_url).rstrip("/")
         self._api_version = extras.api_version
         self._urls: dict[str, URL] = {}
         self._env = env
@@ -114,12 +122,19 @@ class Endpoint:
         return self._parts.hostname or ""
 
     @property
+    def identity(self) -> str:
+        """What tells this address from others, without what may not be shown."""
+        if self.shown == self.base_url:
+            return self.base_url
+        return f"{self.shown}#{hashlib.sha256(self.base_url.encode()).hexdigest()[:16]}"
+
+    @property
     def shared_by(self) -> tuple[object, ...]:
         """What two models must have in common to use one pool of connections."""
         return self.base_url, self._api_version, frozenset(self._headers.items())
 
     def __repr__(self) -> str:
-        return f"Endpoint({self.base_url!r})"
+        return f"Endpoint({self.shown!r})"
 
     async def post(self, path: str, request: bytes, *, timeout: float) -> Reply:
         """Send one request and return what came back, in whatever state; raise when nothing did."""
@@ -145,6 +160,9 @@ class Endpoint:
         for form in self._secrets:
             data = data.replace(form, b"[key removed]")
         return data
+
+    def _without_secrets(self, text: str) -> str:
+        return self.without_key(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
 
     def _credentials(self) -> dict[str, str]:
         if self.key is None:
@@ -188,7 +206,7 @@ class Endpoint:
                 if len(received.body) > self._max_bytes:
                     response.close()
                     raise CallRefused(
-                        f"the answer of {self.base_url} is longer than {self._max_bytes} bytes.",
+                        f"the answer of {self.shown} is longer than {self._max_bytes} bytes.",
                         hint="Set max_tokens, or HEADRACE_MAX_RESPONSE_BYTES if such answers are right.",
                     )
             unpack.check_end()
@@ -198,7 +216,8 @@ class Endpoint:
         status = received.status or 0
         document: Any = None
         if failure is None and not 200 <= status < 300:
-            failure = classify(status, received.headers, body, now=self._clock.now())
+            headers = {name: self._without_secrets(value) for name, value in received.headers.items()}
+            failure = classify(status, CIMultiDict(headers), body, now=self._clock.now())
         elif failure is None:
             document, failure = read_json(body, received.headers.get("Content-Type", ""))
         usage = document.get("usage") if isinstance(document, dict) else None
@@ -206,7 +225,7 @@ class Endpoint:
         return Reply(
             body=body,
             status=received.status,
-            request_id=(received.headers.get("x-request-id") or "")[:200] or None,
+            request_id=self._without_secrets(received.headers.get("x-request-id") or "")[:200] or None,
             model=model[:200] if isinstance(model, str) else None,
             tokens_in=_tokens(usage, "prompt_tokens"),
             tokens_out=_tokens(usage, "completion_tokens"),
@@ -216,7 +235,7 @@ class Endpoint:
 
     def _failure(self, error: Exception, received: _Received, timeout: float) -> HeadraceError:
         """Return our error for one of the client library's."""
-        where = self.base_url
+        where = self.shown
         so_far = f" after {len(received.body)} bytes" if received.status is not None else ""
         if isinstance(error, HeadraceError):
             return error
@@ -230,7 +249,7 @@ class Endpoint:
             return Refused(f"{where}: {error.os_error}, which is never called.")
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
             return EnvironmentLacks(
-                f"no trusted connection to {where}: {_plain(error)}.",
+                f"no trusted connection to {where}: {self._without_secrets(_plain(error))}.",
                 hint="If the authority is right, name its bundle in SSL_CERT_FILE.",
             )
         if isinstance(error, aiohttp.ClientPayloadError):
@@ -239,16 +258,17 @@ class Endpoint:
             return ConnectionFailed(f"{where} closed the connection without an answer.")
         if isinstance(error, aiohttp.ClientResponseError):
             return ConnectionFailed(f"{where} answers in something that is not HTTP.")
-        return ConnectionFailed(f"the connection to {where} failed{so_far}: {_plain(error)}.")
+        why = self._without_secrets(_plain(error))
+        return ConnectionFailed(f"the connection to {where} failed{so_far}: {why}.")
 
     def _timed_out(self, received: _Received, timeout: float) -> TimedOut:
         if received.status is None:
             return TimedOut(
-                f"{self.base_url} began no answer within {timeout:g} s.",
+                f"{self.shown} began no answer within {timeout:g} s.",
                 hint="Raise `timeout:` if it needs longer.",
             )
         return TimedOut(
-            f"the answer of {self.base_url} stopped after {len(received.body)} bytes "
+            f"the answer of {self.shown} stopped after {len(received.body)} bytes "
             f"(limits: {self._deadlines.between_chunks:g} s between parts, {timeout:g} s in all)."
         )
 
@@ -281,7 +301,11 @@ class _Unpacker:
 def _forms(secrets: Sequence[str]) -> tuple[bytes, ...]:
     """Return every form in which secrets can stand in an answer, the longest first."""
     real = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
-    forms = {form.encode() for secret in real for form in (secret, json.dumps(secret)[1:-1])}
+    forms = {
+        form.encode()
+        for secret in real
+        for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote(secret))
+    }
     return tuple(sorted(forms, key=len, reverse=True))
 
 

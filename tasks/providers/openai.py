@@ -20,15 +20,14 @@ from chains.errors import (
     HeadraceError,
     InputInvalid,
     InvalidBody,
-    TemplateFailed,
 )
 from chains.outputs import strict_schema
 from chains.spec import Model
-from chains.templates import references, render
 from tasks.providers.faults import classify
 from tasks.providers.http import Endpoint, Extras
 from tasks.providers.network import check_host, is_loopback, split_url
 from tasks.providers.reply import Completion, Reply
+from tasks.providers.trust import KEY_NAMES, PAYER_NAMES, Rendered, Trust
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
     from chains.settings import Settings
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-DEFAULT_KEY = "{{ env.OPENAI_API_KEY }}"
-AZURE_KEY = "{{ env.AZURE_OPENAI_API_KEY }}"
+OPENAI_KEY = "OPENAI_API_KEY"
+AZURE_KEY = "AZURE_OPENAI_API_KEY"
 NEW_LIMIT_HOSTS = ("api.openai.com", ".openai.azure.com")
 """Hosts whose newer models take `max_completion_tokens` only; other servers know `max_tokens`."""
 
@@ -56,7 +55,7 @@ class OpenAIProvider:
         self.identity: Mapping[str, Any] = {
             "provider": "openai",
             "model": model.model,
-            "base_url": endpoint.base_url,
+            "base_url": endpoint.identity,
             "temperature": model.temperature,
             "top_p": model.top_p,
             "max_tokens": model.max_tokens,
@@ -159,39 +158,51 @@ class OpenAIProvider:
         return self._form[1]
 
 
-def open_endpoint(name: str, model: Model, *, settings: Settings, env: Mapping[str, str]) -> Endpoint:
+def open_endpoint(name: str, model: Model, *, settings: Settings, trust: Trust) -> Endpoint:
     """Return the endpoint of a model, not yet connected; raise what keeps it from being called."""
     where = f"model {name!r}"
-    url = _rendered(model.base_url or env.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL, env, where)
-    parts = split_url(url, where)
-    check_host(parts.hostname or "", settings.allowed_hosts, where)
-    extra = {header: _header(header, value, env, where) for header, value in model.headers.items()}
+    address = trust.address(model.base_url or _usual_address(trust.env), where)
+    host = split_url(address.text, where).hostname or ""
+    check_host(host, settings.allowed_hosts, where)
+    key = _key_of(model, host, trust, where)
+    extra = {header: trust.text(value, where) for header, value in model.headers.items()}
+    payers = _payers(model, host, trust, where)
+    parts = [address, *payers.values(), *extra.values()] + ([key] if key is not None else [])
+    trust.check_sending((used for part in parts for used in part.names), host, where)
     return Endpoint(
-        url,
-        _key_of(model, parts.hostname or "", env, where),
-        env=env,
+        address.text,
+        key.text if key is not None else None,
+        env=trust.env,
         max_bytes=settings.max_response_bytes,
         extras=Extras(
-            headers={**_payers(model, env, where), **extra},
-            secrets=[extra[header] for header, value in model.headers.items() if references(value)],
+            headers={header: _header(header, part.text, where) for header, part in (payers | extra).items()},
+            secrets=[secret for part in (address, *extra.values()) for secret in part.secrets],
             api_version=model.api_version,
+            shown=address.shown,
         ),
     )
 
 
-def _payers(model: Model, env: Mapping[str, str], where: str) -> dict[str, str]:
+def _usual_address(env: Mapping[str, str]) -> str:
+    return "{{ env.OPENAI_BASE_URL }}" if env.get("OPENAI_BASE_URL") else DEFAULT_BASE_URL
+
+
+def _payers(model: Model, host: str, trust: Trust, where: str) -> dict[str, Rendered]:
     """Return the headers that say who pays, as OpenAI's own client sends them."""
     said = {"OpenAI-Organization": model.organization, "OpenAI-Project": model.project}
-    usual = {"OpenAI-Organization": env.get("OPENAI_ORG_ID"), "OpenAI-Project": env.get("OPENAI_PROJECT_ID")}
-    found = {
-        header: _header(header, value, env, where) if value else usual[header]
+    if trust.is_home(OPENAI_KEY, host):
+        usual = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+        for header, variable in usual.items():
+            if trust.env.get(variable):
+                said[header] = said[header] or f"{{{{ env.{variable} }}}}"
+    return {
+        header: trust.text(value, where, kinds=(*PAYER_NAMES, *KEY_NAMES))
         for header, value in said.items()
+        if value
     }
-    return {header: value for header, value in found.items() if value}
 
 
-def _header(name: str, template: str, env: Mapping[str, str], where: str) -> str:
-    value = _rendered(template, env, where).strip()
+def _header(name: str, value: str, where: str) -> str:
     if not value.isascii() or not value.isprintable():
         raise EnvironmentLacks(f"{where}: the header {name!r} holds characters that no header may have.")
     return value
@@ -201,44 +212,16 @@ def _is_new(host: str) -> bool:
     return host.endswith(NEW_LIMIT_HOSTS)
 
 
-def _key_of(model: Model, host: str, env: Mapping[str, str], where: str) -> str | None:
-    default = AZURE_KEY if model.api_version else DEFAULT_KEY
-    if model.api_key is None and is_loopback(host) and not env.get(references(default)[0].path[0]):
+def _key_of(model: Model, host: str, trust: Trust, where: str) -> Rendered | None:
+    if model.api_key is not None:
+        return trust.key(model.api_key, where)
+    usual = AZURE_KEY if model.api_version else OPENAI_KEY
+    at_home = trust.is_home(usual, host)
+    if is_loopback(host) and not (at_home and trust.env.get(usual)):
         return None  # a server on this machine mostly wants none
-    template = model.api_key or default
-    if not references(template):
-        raise EnvironmentLacks(
-            f"{where}: api_key is written out.",
-            hint="Put the key into an environment variable and write api_key: '{{ env.NAME }}'.",
-        )
-    key = _rendered(template, env, where).strip()
-    if not key:
-        raise EnvironmentLacks(f"{where}: its api_key is empty.", hint="Set the variable that it names.")
-    if not key.isascii() or not key.isprintable():
-        raise EnvironmentLacks(f"{where}: its api_key holds characters that no key has (a line break?).")
-    return key
-
-
-def _rendered(template: str, env: Mapping[str, str], where: str) -> str:
-    """Render a template that may read `env` only, and say which variable is missing."""
-    used = references(template)
-    for reference in used:
-        if reference.root != "env" or len(reference.path) != 1:
-            raise EnvironmentLacks(
-                f"{where}: only '{{{{ env.NAME }}}}' may stand in base_url, api_key and headers."
-            )
-        variable = reference.path[0]
-        if not env.get(variable):
-            raise EnvironmentLacks(
-                f"{where}: the environment variable {variable} is not set.",
-                hint="Set it to the endpoint's key (any text for a server that wants none).",
-            )
-    scope = {"env": {reference.path[0]: env[reference.path[0]] for reference in used}}
-    try:
-        return render(template, scope)
-    except TemplateFailed:
-        # Its message may quote the value, so neither the message nor the cause is passed on.
-        raise EnvironmentLacks(f"{where}: a template in base_url, api_key or headers fails.") from None
+    if not at_home:
+        trust.check_sending([usual], host, where)
+    return trust.key(f"{{{{ env.{usual} }}}}", where)
 
 
 def _dump(asked: dict[str, Any]) -> bytes:

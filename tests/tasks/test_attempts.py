@@ -46,7 +46,8 @@ class Desk:
     """One model behind a server; asks for rows."""
 
     def __init__(self, url: str, store: Store, **model: Any) -> None:
-        part = Model(provider="openai", model="test-model", base_url=url, **model)
+        key = "{{ env.OPENAI_API_KEY }}"
+        part = Model(provider="openai", model="test-model", base_url=url, api_key=key, **model)
         self.providers = Providers({"m": part}, store=store, settings=Settings(), env={"OPENAI_API_KEY": KEY})
         self.provider = self.providers.get("m")
         self.store = store
