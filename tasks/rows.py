@@ -81,7 +81,7 @@ async def run_shard(ctx: StepContext, scopes: Scopes, rows: range, stopping: Sto
     """Run a per-row step over `rows`, as many at once as its model allows."""
     counts = ShardCounts()
     before = _records_before(ctx, rows)
-    limit = asyncio.Semaphore(_concurrency(ctx))
+    limit = _limit(ctx)
 
     async def one(found: RowScope) -> None:
         async with limit:
@@ -314,13 +314,13 @@ def _json(value: Any) -> bytes | None:
     return None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def _concurrency(ctx: StepContext) -> int:
+def _limit(ctx: StepContext) -> asyncio.Semaphore:
+    """Return what bounds the rows at work: for a model all shards share it, so that calls leave at once."""
     if isinstance(ctx.step, PromptStep):
         name = ctx.step.model or ctx.chain_file.chain.defaults.model
         if name is not None:
-            # Twice the model's limit: the next rows render their prompts while calls are in flight.
-            return 2 * ctx.chain_file.chain.models[name].limits.concurrency
-    return 128
+            return ctx.providers.gate(name).rows
+    return asyncio.Semaphore(128)
 
 
 def _records_before(ctx: StepContext, rows: range) -> dict[int, RecordRow]:

@@ -33,6 +33,8 @@ class Gate:
         self.concurrency = concurrency
         self._clock = clock or Clock()
         self._circuit = circuit or Circuit(self._clock)
+        # The rows that may be worked on: the next ones render their prompts while calls are under way.
+        self.rows = asyncio.Semaphore(2 * concurrency)
         # The callers who may make ready what they need inside while they wait: enough for a disk's latency.
         self.line = asyncio.Semaphore(max(1, concurrency // 2))
         self._inside = 0
