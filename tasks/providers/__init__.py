@@ -19,11 +19,15 @@ from tasks.providers.rates import Rates, rate_name
 from tasks.providers.reply import Completion, Reply
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from chains.settings import Settings
     from chains.store import Store
     from tasks.providers.http import Endpoint
+    from tasks.providers.trust import Granted
+    from tasks.providers.weights import Reach
 
 __all__ = ["Completion", "Gate", "Provider", "Providers", "Reply"]
 
@@ -87,15 +91,28 @@ class Provider(Protocol):
 
 
 class Providers:
-    """The models of one run, by name. Use it within one event loop."""
+    """The models of one run, by name. Use it within one event loop.
+
+    `folder` is the chain's: a local model's path counts from there, and leads out of it only where the
+    machine's settings or the user (`granted`) say so. Without it paths are the caller's own.
+    """
 
     def __init__(
-        self, models: Mapping[str, Model], *, store: Store, settings: Settings, env: Mapping[str, str]
+        self,
+        models: Mapping[str, Model],
+        *,
+        store: Store,
+        settings: Settings,
+        env: Mapping[str, str],
+        granted: Granted | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._models = models
         self._store = store
         self._settings = settings
         self._env = env
+        self._granted = granted
+        self._folder = folder
         self.reservations = Reservations()
         self._open: dict[str, Provider] = {}
         self._gates: dict[str, Gate] = {}
@@ -210,15 +227,25 @@ class Providers:
             case "local":
                 from tasks.providers.local import open_local
 
-                return open_local(name, model, store=self._store, settings=self._settings)
+                return open_local(name, model, store=self._store, settings=self._settings, reach=self.reach)
             case "starter":
                 from tasks.providers.starter import open_starter
 
                 return open_starter(name, model, store=self._store, settings=self._settings)
 
+    @property
+    def reach(self) -> Reach:
+        """Which folders the chain's local models may be in."""
+        from tasks.providers.weights import Reach
+
+        folders = self._granted.folders if self._granted is not None else frozenset()
+        return Reach(self._folder, self._settings.read_outside, folders)
+
     def _endpoint(self, name: str, model: Model) -> Endpoint:
         """Return the connections to a model's address; models with the same address and key share them."""
         from tasks.providers.openai import open_endpoint
+        from tasks.providers.trust import Trust
 
-        fresh = open_endpoint(name, model, settings=self._settings, env=self._env)
+        trust = Trust.of(self._settings, self._env, self._granted)
+        fresh = open_endpoint(name, model, settings=self._settings, trust=trust)
         return self._endpoints.setdefault(fresh.shared_by, fresh)
