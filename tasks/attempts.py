@@ -230,7 +230,7 @@ class _Attempt:
         """Raise for a call that may not be made; nothing of it is in the store."""
         self._caller.tally.attempts -= 1
         if self._caller.rates is not None:
-            self._caller.rates.give_back(self._estimate.tokens or 0)
+            self._caller.rates.put_back(self._estimate.tokens or 0)
         if verdict.scope is not None:
             raise exceeded(verdict, self._estimate)
         raise Taken(verdict)

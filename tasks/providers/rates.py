@@ -49,6 +49,11 @@ class Rates:
         """Return tokens that were reserved and not used; with a negative number, take what was used more."""
         self._tokens += tokens
 
+    def put_back(self, tokens: int) -> None:
+        """Return a whole request that was let through and not sent."""
+        self._requests += 1
+        self._tokens += tokens
+
     async def _fetch(self, tokens: int) -> None:
         # Tokens are granted with a request only, so with a limit on them slots are taken one by one.
         wanted = 1 if self._tokens_per_minute is not None else self._chunk()

@@ -106,6 +106,19 @@ async def test_tokens_that_were_reserved_and_not_used_are_given_back(serve: Any,
     assert time.monotonic() - began < 6
 
 
+async def test_rows_that_find_their_question_claimed_use_up_no_requests(serve: Any, desks: Any) -> None:
+    server = serve(latency=0.2)
+    # Three at once, then one each 0.2 s: ten rows with one question between them must not wait for slots.
+    desk = desks(server, model=", temperature: 0, limits: {requests_per_minute: 300}")
+    began = time.monotonic()
+
+    await desk.run(*["the same"] * 10)
+
+    assert len(server.ledger()) == 1
+    assert desk.statuses() == ["ok"] * 10
+    assert time.monotonic() - began < 1.5
+
+
 async def test_callers_are_served_in_their_order(tmp_path: Path) -> None:
     with open_store(tmp_path / "store") as store:
         rates = Rates(store, "model:x", Limits(requests_per_minute=6000))
