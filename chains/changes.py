@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chains.loading import ChainFile
 
 NOT_COMPARED = frozenset(
-    {"description", "retry", "timeout", "pool", "reask", "cache", "on_ambiguous", "budget"}
+    {"description", "retry", "timeout", "deadline", "pool", "reask", "cache", "on_ambiguous", "budget"}
 )
 """Fields of a step that leave finished records as good as they were."""
 

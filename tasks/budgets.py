@@ -118,7 +118,7 @@ def _words(scope: str, option: str) -> tuple[str, str]:
         run, _, step = name.partition("/")
         return (
             f"step {step!r}",
-            f"Raise `budget:` of the step, then `headrace resume {run} --accept-changes`.",
+            f"Raise `budget:` of the step, then `headrace resume {run}`.",
         )
     return f"the day {name} (UTC)", "Resume the run tomorrow, or raise HEADRACE_BUDGET_..._PER_DAY."
 
