@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from chains.graph import Graph, models_of, templates_of
 from chains.keys import canonical, deciding
 from chains.prompts import prompt_parts
+from chains.source.imports import with_imports
 from chains.spec import EmbedStep, PromptStep, RetrieveStep, Step, kind_of
 from chains.templates import references
 
@@ -117,9 +118,10 @@ def _collection_of(step: Step) -> str | None:
 
 
 def _files_named(value: Any, files: Mapping[str, bytes]) -> list[str]:
-    """Return the chain's files that a step's fields name: a schema, a prompt, or a function's module."""
+    """Return the chain's files that a step's fields name: schemas, prompts, modules and what they import."""
     named = {text.rpartition(":")[0] or text for text in _texts(value)} | set(_texts(value))
-    return sorted(named & files.keys())
+    imported = {file for name in named & files.keys() for file in with_imports(name, files)}
+    return sorted((named | imported) & files.keys())
 
 
 def _texts(value: Any) -> Iterator[str]:

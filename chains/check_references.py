@@ -33,13 +33,17 @@ Said: TypeAlias = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A chain under check: its right parts, the names of all parts, its files, and where findings go."""
+    """A chain under check: its right parts, the names of all parts, its files, and where findings go.
+
+    `modules` are those that the machine lets a chain import.
+    """
 
     chain: Chain
     names: Mapping[str, frozenset[str]]
     files: Mapping[str, bytes]
     folder: str
     findings: Findings
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

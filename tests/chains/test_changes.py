@@ -49,7 +49,12 @@ def chain(tmp_path: Path) -> Path:
         ("chain.yaml", "model: writer, output", "when: inputs.tone, model: writer, output", ("triage",)),
         ("chain.yaml", "chain: c", "# a comment\nchain: c", ()),
         ("chain.yaml", "{{ reply.text }}", "{{ aside.text }}", ()),
-        ("chain.yaml", "model: writer, output", "retry: {attempts: 9}, timeout: 5s, model: writer, output", ()),
+        (
+            "chain.yaml",
+            "model: writer, output",
+            "retry: {attempts: 9}, timeout: 5s, model: writer, output",
+            (),
+        ),
         ("chain.yaml", "{type: string}", "{type: string, description: Words.}", ()),
     ],
 )
@@ -62,6 +67,16 @@ def test_a_change_is_a_change_of_the_steps_that_it_may_touch(
     path.write_text(path.read_text().replace(old, new))
     found = compare(before, step_hashes(load(chain)))
     assert (found.changed, found.added, found.removed) == (changed, (), ())
+
+
+def test_a_change_of_what_a_function_imports_is_a_change_of_its_step(chain: Path) -> None:
+    functions, words = chain.parent / "functions.py", chain.parent / "words.py"
+    functions.write_text("from .words import clean\ndef work(text):\n    return clean(text)\n")
+    words.write_text("from .more import strip as clean\n")
+    (chain.parent / "more.py").write_text("strip = str.strip\n")
+    before = step_hashes(load(chain))
+    (chain.parent / "more.py").write_text("strip = str.lower\n")
+    assert compare(before, step_hashes(load(chain))).changed == ("work",)
 
 
 def test_added_and_removed_steps_are_named_as_such(chain: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from chains.check import missing_environment, warnings
 from chains.errors import ChainInvalid
 from chains.loading import load_source
+from chains.settings import Settings
 
 HEAD = """chain: c
 inputs: {ticket: {type: string}, order: {type: integer, required: false}}
@@ -206,8 +207,7 @@ GOOD_CASES = {
     "labels where they belong": T + "  e: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, gate: accuracy.low >= 0.5 and rows > 3}\n  d: {prepare: data.jsonl, text: '{{ row.a }}'}",
     "python gives anything": "  w: {python: 'tool.py:measure', args: {x: 1}}\n  a: {prompt: '{{ w.whatever.deep[0] }}'}",
     "star import hides names": "  w: {python: 'work.py:loads'}",
-    "module named, not imported": "  w: {python: 'no.such.module:function'}",
-    "class as output": "  a: {prompt: x, output: 'no.such:Class'}\n  b: {prompt: '{{ a.anything }}'}",
+    "class as output": "  a: {prompt: x, output: 'tool.py:measure'}\n  b: {prompt: '{{ a.anything }}'}",
     "schema file": "  a: {prompt: x, output: schema.json}\n  b: {prompt: '{{ a.a }}'}",
     "inline text with an ending": "  a: {prompt: Read the file notes.md}",
     "vectors per row": "  v: {embed: '{{ inputs.ticket }}', model: mini}\n  a: {prompt: '{{ v.dimension }}'}",
@@ -220,6 +220,35 @@ GOOD_CASES = {
 @pytest.mark.parametrize("case", GOOD_CASES)
 def test_what_is_right_is_accepted(case, folder):
     assert problems_of(HEAD + GOOD_CASES[case] + "\n", folder) == []
+
+
+MODULES = """  w: {python: 'os:getcwd'}
+  a: {prompt: x, output: 'shop.answers:Answer'}
+"""
+
+
+def test_a_module_that_the_machine_does_not_allow_is_a_problem_before_anything_runs(folder, monkeypatch):
+    found = problems_of(HEAD + MODULES, folder)
+    assert len(found) == 2
+    assert found[0].startswith(f"c.yaml:{FIRST}:15: step 'w': this machine does not let a chain import 'os'")
+    assert "'shop.answers'" in found[1] and "HEADRACE_ALLOWED_MODULES" in found[1]
+    monkeypatch.setenv("HEADRACE_ALLOWED_MODULES", "os, shop")
+    assert problems_of(HEAD + MODULES, folder) == []
+    monkeypatch.setenv("HEADRACE_ALLOWED_MODULES", "o, shop.answer")
+    assert len(problems_of(HEAD + MODULES, folder)) == 2
+
+
+def test_settings_that_are_given_decide_and_not_the_environment(folder, monkeypatch):
+    monkeypatch.setenv("HEADRACE_ALLOWED_MODULES", "os, shop")
+    source = (HEAD + MODULES).encode()
+    with pytest.raises(ChainInvalid, match="'os'"):
+        load_source(source, folder / "c.yaml", settings=Settings())
+    load_source(source, folder / "c.yaml", settings=Settings(allowed_modules=("os", "shop.answers")))
+
+
+def test_a_python_file_without_its_ending_is_named(folder):
+    (found,) = problems_of(HEAD + "  w: {python: 'lib/tool:measure'}\n", folder)
+    assert "'lib/tool' is neither a file nor a module. Write it with its ending" in found
 
 
 def test_checking_never_runs_the_chains_python(folder):
