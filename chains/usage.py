@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def missing_environment(chain: Chain, env: Mapping[str, str]) -> list[str]:
     """Return the environment variables that the models and collections in use need and that are not set."""
-    names, collections = _in_use(chain)
+    names, collections = in_use(chain)
     parts: list[Any] = [chain.models[name] for name in chain.models if name in names]
     parts += [chain.collections[name] for name in chain.collections if name in collections]
     wanted: dict[str, None] = {}
@@ -40,7 +40,7 @@ def missing_environment(chain: Chain, env: Mapping[str, str]) -> list[str]:
 def warnings(chain_file: ChainFile) -> list[Problem]:
     """Return what is allowed and probably not meant: inputs, models and collections that nothing uses."""
     chain = chain_file.chain
-    models, collections = _in_use(chain)
+    models, collections = in_use(chain)
     inputs = _inputs_read(chain_file)
     unused: list[YamlPath] = [("models", name) for name in chain.models if name not in models]
     unused += [("collections", name) for name in chain.collections if name not in collections]
@@ -55,7 +55,8 @@ def warnings(chain_file: ChainFile) -> list[Problem]:
     )
 
 
-def _in_use(chain: Chain) -> tuple[set[str], set[str]]:
+def in_use(chain: Chain) -> tuple[set[str], set[str]]:
+    """Return the models (for finetune: the base as written) and the collections that some step uses."""
     models = {name for step in chain.steps.values() for name in models_of(step, chain)}
     collections = {
         name

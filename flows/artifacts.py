@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from chains.store import RecordRow
     from flows.prepared import PreparedRun
 
+_MARKUP = re.compile(r"[!#$&()*+/:<=>@\[\\\]^_`{|}~]|(?<=[wW])\.")
 LONGEST_CELL = 300
 LONGEST_BLOCK = 20_000
 LISTED_ROWS = 10
@@ -79,10 +81,10 @@ def _record_markdown(run: PreparedRun, record: RecordRow) -> str:
     parts = [_facts(record)]
     if record.error is not None:
         error = json.loads(record.error)
-        parts.append(f"**{error['type']}**: {error['message']} {error.get('hint') or ''}")
-        parts += [f"- {line}" for line in error.get("history", [])]
+        lines = [f"{error['type']}: {error['message']} {error.get('hint') or ''}".rstrip()]
+        parts.append(_fence("\n".join([*lines, *error.get("history", [])])))
     for message in json.loads(record.messages) if record.messages else []:
-        parts.append(f"### {message['role']}\n{_fence(message['content'])}")
+        parts.append(f"### {_cell(message['role'])}\n{_fence(message['content'])}")
     if record.output is not None:
         output = json.loads(record.output)
         parts.append(f"### response\n{_fence(output['text'])}" if "text" in output else "")
@@ -155,8 +157,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return text[:LONGEST_CELL].replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    """Return one line of text in which nothing is markup: models and endpoints may have written it."""
+    text = " ".join(("" if value is None else str(value))[:LONGEST_CELL].split())
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
 def _fence(text: str, language: str = "") -> str:

@@ -1,31 +1,30 @@
 """Executes a prepared run: starts each (step, shard) when its inputs are there.
 
-Owns the order, the stop (Ctrl-C, `on_error: fail`) and the run's end in the store. Knows nothing of how a
-unit is started: a `Starter` does that, as a Prefect task or as a plain call. Invariant: a run that this
-function leaves is never `running` in the store.
+Owns the order and the run's end in the store. Knows nothing of how a unit is started: a `Starter` does that,
+as a Prefect task or as a plain call. Invariant: a run that this function leaves is never `running` in the
+store, unless another process has taken it over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from chains.errors import StoreConflict
 from chains.spec import kind_of
 from chains.store import RunRow, StepRow
 from chains.store.rows import RunStatus, StepStatus
 from flows.costs import cost_of_run
 from flows.prepared import PreparedRun, note_anew
+from flows.stopping import Stop, listen
 from tasks.context import Progress, StepContext
 from tasks.rows import ShardCounts, Stopping, run_once, run_shard
 from tasks.scopes import Scopes
 
-GRACE_SECONDS = 10.0
-"""How long calls in flight may end after the first Ctrl-C."""
 SHARDS_AT_ONCE = 4
 """Shards of one step that run together: enough to fill a model's limit, few enough to bound memory."""
 WINDOW = 16
@@ -73,19 +72,6 @@ class Direct:
         """Nobody else is told."""
 
 
-@dataclass(slots=True)
-class Stop:
-    """Whether and why the run is being stopped. The first Ctrl-C asks; the second one cancels at once."""
-
-    reason: str | None = None
-    by_user: bool = False
-    failed: bool = False
-
-    def asked(self) -> bool:
-        """Whether no new row may begin."""
-        return self.reason is not None
-
-
 class _Track:
     """Which units of one step have ended, for those who wait for them."""
 
@@ -123,6 +109,8 @@ class _Execution:
     since: float
     shards: list[range]
     tracks: dict[str, _Track] = field(default_factory=dict)
+    memos: dict[str, dict[str, Any]] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
 
 
 async def execute(
@@ -131,16 +119,20 @@ async def execute(
     """Run every step and return `{run_id, status, rows, counts, cost, outputs}` as a small dict.
 
     Never raises for failed rows or a stop by the user: the status says so. A cancellation from outside and
-    an unexpected error of the program itself are raised after the run is closed.
+    an unexpected error of the program itself are raised after the run is closed. A run that another process
+    has taken over is left to it, with a StoreConflict.
     """
     shards = run.shards
     execution = _Execution(run, starter, report, Stop(), run.clock.now(), shards)
     for step_id in run.graph.order:
+        execution.memos[step_id] = {}
         execution.tracks[step_id] = _Track(1 if step_id in run.once else len(shards))
     _write_steps(run)
     try:
         await _run_units(execution)
     except asyncio.CancelledError:
+        if execution.stop.lost:
+            raise _taken_over(run) from None
         if execution.stop.by_user:  # the grace is over, or Ctrl-C came twice
             return _close(execution, "cancelled")
         _close(execution, "cancelled")
@@ -156,7 +148,7 @@ async def execute(
 
 async def _run_units(execution: _Execution) -> None:
     group = [asyncio.create_task(_run_step(execution, step_id)) for step_id in execution.run.graph.order]
-    restore = _on_signals(execution, group)
+    restore = listen(execution.stop, execution.run, group, execution.report)
     try:
         await asyncio.gather(*group)
     except BaseException:
@@ -170,7 +162,7 @@ async def _run_units(execution: _Execution) -> None:
 
 async def _run_step(execution: _Execution, step_id: str) -> None:
     """Make a step's units in order, a window at a time, and write its row when the last has ended."""
-    run, started = execution.run, execution.run.clock.now()
+    run = execution.run
     kind = kind_of(run.chain.steps[step_id])
     total = ShardCounts()
     slots = asyncio.Semaphore(SHARDS_AT_ONCE)
@@ -188,7 +180,9 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
             unfinished.cancel()
         await asyncio.gather(*units, return_exceptions=True)
         raise
-    status = _step_status(total.statuses, stopped=execution.stop.asked())
+    rows_left = (1 if step_id in run.once else len(run.rows)) - total.ended
+    status = _step_status(total.statuses, rows_left)
+    started = execution.begun.get(step_id)
     counts = {**total.statuses, "reused": total.reused, "resumed": total.resumed}
     await run.store.aput(
         _step_row(run, step_id, status, started=started, finished=run.clock.now(), counts=counts)
@@ -213,6 +207,9 @@ async def _run_unit(execution: _Execution, unit: Unit, number: int, slots: async
         else:
             await track.all()
     async with slots:
+        if unit.step_id not in execution.begun:
+            execution.begun[unit.step_id] = begun = run.clock.now()
+            await run.store.aput(_step_row(run, unit.step_id, "running", started=begun))
         counts = await execution.starter.start(unit, lambda: _work(execution, unit))
     execution.tracks[unit.step_id].end(number)
     return counts
@@ -232,11 +229,15 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         collections=run.collections,
         report=execution.report,
         since=execution.since,
+        holder=run.lease.holder,
+        memo=execution.memos[unit.step_id],
         anew=run.anew.get(unit.step_id, 0.0),
         renewed=lambda: note_anew(run, unit.step_id),
     )
     scopes = Scopes(store=run.store, run_id=run.run_id, graph=run.graph, once=run.once, rows=run.rows)
-    stopping = Stopping(execution.stop.asked, lambda: _row_failed(execution))
+    stopping = Stopping(
+        execution.stop.asked, lambda: _row_failed(execution), lambda reason: _budget_used(execution, reason)
+    )
     total = len(unit.rows) if unit.rows is not None else 1
     execution.report(Progress(unit.step_id, "started", total=total))
     if unit.rows is None:
@@ -255,10 +256,19 @@ def _row_failed(execution: _Execution) -> None:
         execution.stop.reason = execution.stop.reason or "a row failed and the chain says `on_error: fail`"
 
 
-def _step_status(total: Counter[str], *, stopped: bool) -> StepStatus:
+def _budget_used(execution: _Execution, reason: str) -> None:
+    """Stop the run: every further call would be turned away in the same way."""
+    if execution.stop.reason is None:
+        execution.stop.failed = True
+        execution.stop.calls(execution.run, reason)
+        execution.report(Progress("", "message", text=reason))
+
+
+def _step_status(total: Counter[str], rows_left: int) -> StepStatus:
+    """Decide how a step ended; with rows left the run was stopped before the step was done."""
     if total["failed"] or total["blocked"]:
         return "failed"
-    if stopped and not total["ok"]:
+    if rows_left > 0:
         return "cancelled"
     return "ok" if total["ok"] else "skipped"
 
@@ -317,10 +327,19 @@ def _too_many_failed(run: PreparedRun) -> bool:
     return False
 
 
+def _taken_over(run: PreparedRun) -> StoreConflict:
+    return StoreConflict(
+        f"run {run.run_id} was taken over by another process while this one was paused.",
+        hint="This process has stopped; the run goes on there.",
+    )
+
+
 def _close(execution: _Execution, status: RunStatus) -> dict[str, Any]:
     from flows.outputs import run_outputs
 
     run = execution.run
+    if not run.lease.still_mine():
+        raise _taken_over(run)
     run.store.close_lost(run.run_id, status)
     row = run.store.run(run.run_id)
     assert isinstance(row, RunRow)  # written by prepare
@@ -336,39 +355,5 @@ def _close(execution: _Execution, status: RunStatus) -> dict[str, Any]:
     }
     encoded = json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass")
     run.store.put(replace(row, status=status, finished_at=run.clock.now(), result=encoded))
+    run.lease.give_back()
     return result
-
-
-def _on_signals(execution: _Execution, group: list[asyncio.Task[None]]) -> Callable[[], None]:
-    """Let the first SIGINT or SIGTERM stop new rows, with a grace for calls in flight; the second cancels."""
-    loop = asyncio.get_running_loop()
-
-    def cancel() -> None:
-        for task in group:
-            task.cancel()
-
-    def stop() -> None:
-        if execution.stop.by_user:
-            cancel()
-            return
-        execution.stop.reason, execution.stop.by_user = "Ctrl-C", True
-        execution.report(
-            Progress(
-                "", "message", text="Stopping: no new calls; press Ctrl-C again to drop those in flight."
-            )
-        )
-        loop.call_later(GRACE_SECONDS, cancel)
-
-    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in old:
-            loop.add_signal_handler(number, stop)
-    except (ValueError, NotImplementedError, RuntimeError):
-        return lambda: None  # not the main thread: whoever owns the signals cancels this task instead
-
-    def restore() -> None:
-        for number, handler in old.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
-
-    return restore

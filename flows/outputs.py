@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import TemplateFailed
+from chains.graph import nested_templates
+from chains.references import references
 from chains.store.files import atomic_file
 from chains.templates import render_value
 from tasks.scopes import CHUNK, ONCE
@@ -29,8 +31,14 @@ def run_outputs(run: PreparedRun) -> dict[str, Any]:
 
 
 def every_row(run: PreparedRun) -> Iterator[dict[str, Any]]:
-    """Yield `{row, status, outputs, errors}` for each row, in order."""
+    """Yield `{row, status, outputs, errors}` for each row, in order.
+
+    A row is `ok` when each of its steps has ended, and each once step that the outputs read; `failed` when
+    one has failed; else `cancelled`: the run was stopped before the row was done.
+    """
     once = _once(run)
+    needed = frozenset(run.graph.order) - run.once
+    once_ended = _once_ended(run)
     for rows in run.rows.shards(CHUNK):
         records: dict[int, dict[str, RecordRow]] = {}
         for record in run.store.records(run.run_id, rows=rows):
@@ -44,7 +52,8 @@ def every_row(run: PreparedRun) -> Iterator[dict[str, Any]]:
                 if record.status in ("failed", "blocked")
             }
             outputs = _outputs(run, row.inputs, found, once)
-            status = "failed" if errors else "ok"
+            ended = {name for name, record in found.items() if record.status in ("ok", "skipped")}
+            status = "failed" if errors else "ok" if once_ended and needed <= ended else "cancelled"
             yield {"row": row.number, "status": status, "outputs": outputs, "errors": errors}
 
 
@@ -56,6 +65,14 @@ def write_outputs(run: PreparedRun, path: Path) -> int:
             number += 1
             file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
     return number
+
+
+def _once_ended(run: PreparedRun) -> bool:
+    """Whether the once steps that the outputs read have come to an end."""
+    templates = nested_templates(("outputs",), run.chain.outputs)
+    read = {found.root for template in templates for found in references(template.source)}
+    records = [run.store.record(run.run_id, step_id, ONCE) for step_id in read & run.once]
+    return all(record is not None and record.status not in ("running", "cancelled") for record in records)
 
 
 def _once(run: PreparedRun) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """From a request to a run that may begin: everything that can be wrong is found here, before any call.
 
-Owns the order of the checks, model overrides, and the run's row in the store.
+Owns the order of the checks and the run's row in the store.
 Knows nothing of Prefect and of how steps are started.
 """
 
@@ -10,12 +10,16 @@ import json
 import os
 import socket
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chains.clock import Clock
-from chains.errors import EnvironmentLacks, InputInvalid
-from chains.spec import Chain, Model, PromptStep, runs_once
+from chains.errors import EnvironmentLacks
+from chains.spec import Chain, runs_once
 from flows.binding import bind_rows, open_data, refuse_per_row_inputs
+from flows.lease import RunLease, leased_run
+from flows.out_file import check_out
+from flows.overriding import granted, override_models
 from flows.request import Resume, RunRequest, request_of
 from flows.resuming import compared, earlier_run, stale_since
 from tasks.row_source import RowSource
@@ -44,6 +48,7 @@ class PreparedRun:
     clock: Clock
     providers: Providers
     collections: Collections
+    lease: RunLease
     resumed: bool = False
     skipped_rows: list[str] = field(default_factory=list)
     anew: dict[str, float] = field(default_factory=dict)
@@ -74,18 +79,21 @@ class _Opening:
     earlier: RunRow | None
 
 
-def prepare(asked: RunRequest | Resume, *, store: Store, settings: Settings) -> PreparedRun:
+def prepare(
+    asked: RunRequest | Resume, *, store: Store, settings: Settings, out: Path | None = None
+) -> PreparedRun:
     """Check a request against its chain, data, machine and store, and open the run.
 
     A `Resume` opens an earlier run again, with the request that it was made from. Raises ChainInvalid or
-    InputInvalid for what the user wrote, EnvironmentLacks for a missing key or model.
+    InputInvalid for what the user wrote, EnvironmentLacks for a missing key or model. `out` is where the
+    outputs are to be written.
     """
     from chains.changes import step_hashes
     from chains.graph import graph_of_file
     from chains.loading import find_chain, load
 
     clock = Clock()
-    earlier = earlier_run(store, clock, asked) if isinstance(asked, Resume) else None
+    earlier = earlier_run(store, asked) if isinstance(asked, Resume) else None
     request = request_of(earlier) if earlier is not None else asked
     assert isinstance(request, RunRequest)  # a resume has an earlier run
     chain_file = load(find_chain(request.chain), settings=settings)
@@ -98,11 +106,15 @@ def prepare(asked: RunRequest | Resume, *, store: Store, settings: Settings) -> 
         changes = compared(earlier, hashes)
         anew = stale_since(earlier, changes, graph, accepted=asked.accept_changes, now=clock.now())
     dataset = open_data(request, earlier)
+    if out is not None:
+        check_out(out, store=store, chain_file=chain_file, dataset=dataset)
     rows, bad = bind_rows(chain_file.chain, request, dataset)
     refuse_per_row_inputs(chain_file, rows)
-    providers, collections = _services(chain_file, store, settings)
+    providers, collections = _services(chain_file, request, store=store, settings=settings)
+    run_id = earlier.id if earlier is not None else clock.new_id()
     prepared = PreparedRun(
-        run_id=earlier.id if earlier is not None else clock.new_id(),
+        run_id=run_id,
+        lease=leased_run(store, run_id, clock),
         request=request,
         chain_file=chain_file,
         graph=graph,
@@ -120,69 +132,28 @@ def prepare(asked: RunRequest | Resume, *, store: Store, settings: Settings) -> 
     return prepared
 
 
-def override_models(chain: Chain, models: tuple[str, ...], base_url: str | None) -> Chain:
-    """Apply `--model [NAME=]PROVIDER:MODEL` and `--base-url`; without a name, to the default model."""
-    changed: dict[str, Model] = dict(chain.models)
-    for text in models:
-        name, _, target = text.rpartition("=")
-        name = name or chain.defaults.model or ""
-        if name not in changed:
-            raise InputInvalid(
-                f"--model {text!r}: the chain has no model {name!r}."
-                if name
-                else f"--model {text!r}: the chain has no default model.",
-                hint=f"Name one of {', '.join(sorted(chain.models))}, as in --model NAME=openai:gpt-5-mini.",
-            )
-        changed[name] = _other_model(changed[name], target, base_url)
-    if base_url and not models:
-        raise InputInvalid("--base-url needs --model.", hint="Write --model openai:NAME --base-url URL.")
-    return chain.model_copy(update={"models": changed})
-
-
-def _other_model(old: Model, target: str, base_url: str | None) -> Model:
-    provider, _, model = target.partition(":")
-    if provider not in ("openai", "local", "starter") or (provider != "starter" and not model):
-        raise InputInvalid(
-            f"--model {target!r} names no model.",
-            hint="Write openai:NAME, local:HUB_ID_OR_FOLDER or starter.",
-        )
-    kept = {"max_tokens": old.max_tokens, "stop": old.stop, "seed": old.seed, "limits": old.limits}
-    # A deterministic step stays so: the starter is greedy by default, an endpoint only when told.
-    temperature = (
-        old.temperature if old.temperature is not None else (0.0 if old.provider != "openai" else None)
-    )
-    return Model.model_validate(
-        {
-            "provider": provider,
-            "model": model or None,
-            "base_url": base_url,
-            "temperature": temperature,
-            **kept,
-        }
-    )
-
-
-def _services(chain_file: ChainFile, store: Store, settings: Settings) -> tuple[Providers, Collections]:
+def _services(
+    chain_file: ChainFile, request: RunRequest, *, store: Store, settings: Settings
+) -> tuple[Providers, Collections]:
+    from chains.usage import in_use
     from tasks.collection import Collections
     from tasks.providers import Providers
 
-    chain = chain_file.chain
-    providers = Providers(chain.models, store=store, settings=settings, env=os.environ)
-    missing = providers.check(_models_in_use(chain))
+    chain, (models, kept) = chain_file.chain, in_use(chain_file.chain)
+    providers = Providers(
+        chain.models,
+        store=store,
+        settings=settings,
+        env=os.environ,
+        granted=granted(request),
+        folder=chain_file.folder,
+    )
+    collections = Collections(chain.collections, store=store, providers=providers, settings=settings)
+    missing = providers.check(sorted(models & set(chain.models)))
+    missing += collections.check(sorted(kept & set(chain.collections)))
     if missing:
         raise EnvironmentLacks("\n".join(missing))
-    return providers, Collections(chain.collections, store=store, providers=providers, settings=settings)
-
-
-def _models_in_use(chain: Chain) -> list[str]:
-    names = {collection.embedder for collection in chain.collections.values()}
-    for step in chain.steps.values():
-        name = getattr(step, "model", None)
-        if name is None and isinstance(step, PromptStep):
-            name = chain.defaults.model
-        if name is not None:
-            names.add(name)
-    return sorted(names)
+    return providers, collections
 
 
 def _open_run(prepared: PreparedRun, opening: _Opening) -> None:
@@ -191,7 +162,7 @@ def _open_run(prepared: PreparedRun, opening: _Opening) -> None:
 
     store, clock, chain_file = prepared.store, prepared.clock, prepared.chain_file
     files = {path: store.put_blob(content) for path, content in chain_file.files.items()}
-    options = prepared.request.options() | {"chain": str(chain_file.path), "steps": opening.hashes}
+    options = prepared.request.options() | {"chain": str(chain_file.path.absolute()), "steps": opening.hashes}
     options |= {"anew": dict(prepared.anew)} if prepared.anew else {}
     dataset, earlier = opening.dataset, opening.earlier
     run = RunRow(
@@ -214,7 +185,7 @@ def _open_run(prepared: PreparedRun, opening: _Opening) -> None:
     if earlier is not None:
         store.close_lost(earlier.id, "interrupted")
         run = replace(run, started_at=earlier.started_at, prefect_flow_run_id=earlier.prefect_flow_run_id)
-    store.put(run)
+    store.put(run)  # leased before it is there, so that a crash leaves no run that nobody finds
 
 
 def note_anew(run: PreparedRun, step_id: str) -> None:

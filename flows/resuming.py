@@ -17,7 +17,6 @@ from chains.errors import InputInvalid
 
 if TYPE_CHECKING:
     from chains.changes import Changes
-    from chains.clock import Clock
     from chains.graph import Graph
     from chains.store import RunRow, Store
     from flows.request import Resume
@@ -35,24 +34,28 @@ def find_run(store: Store, name: str) -> RunRow:
     return found
 
 
-def earlier_run(store: Store, clock: Clock, resume: Resume) -> RunRow:
+def earlier_run(store: Store, resume: Resume) -> RunRow:
     """Return the run to go on with; raise InputInvalid where it must not be."""
     earlier = find_run(store, resume.run)
-    if is_alive(earlier, clock):
-        raise InputInvalid(
-            f"run {earlier.id} is being worked on by process {earlier.pid} on {earlier.host!r}.",
-            hint=f"Wait for it, or stop it with `headrace cancel {earlier.id}`.",
-        )
+    if is_dead(earlier):
+        store.close_lost(earlier.id, "interrupted")
+        earlier = find_run(store, earlier.id)
     if resume.failed_only:
         _refuse_incomplete(store, earlier)
     return earlier
 
 
-def is_alive(run: RunRow, clock: Clock) -> bool:
-    """Whether a process works on the run: its lease holds, and on this machine its process is there."""
-    if run.status != "running" or getattr(run, "lease_until", None) is None:
+def is_dead(run: RunRow) -> bool:
+    """Whether the run's process was on this machine and is gone; its lease need not be waited for then."""
+    if run.host != socket.gethostname() or run.pid is None or run.status != "running":
         return False
-    return run.host != socket.gethostname() or run.pid is None or _lives(run.pid)
+    try:
+        os.kill(run.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def stale_since(
@@ -107,13 +110,3 @@ def _refuse_incomplete(store: Store, earlier: RunRow) -> None:
         )
     if not any(numbers.get("failed") for numbers in counts.values()):
         raise InputInvalid(f"run {earlier.id} has no failed rows.", hint=f"See `headrace show {earlier.id}`.")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -6,6 +6,8 @@ and names. Only ids and counts pass through Prefect; payloads stay in the store.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +17,13 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from chains.errors import StepFailed
+from chains.errors import EnvironmentLacks, StepFailed
 from chains.settings import get_settings
 from chains.store import Store, open_store
 from flows.artifacts import RunProgress, leave_artifact
+from flows.closing import close_unfinished
 from flows.executor import Unit, Work, execute
+from flows.prefect_server import without_password
 from flows.prepared import PreparedRun, note_flow_run, prepare
 from flows.progress import Report, ignore
 from flows.request import Resume, RunRequest
@@ -36,6 +40,21 @@ class RowsFailed(StepFailed):
 def hand_over(run: PreparedRun, report: Report) -> None:
     """Let the next `run_chain(..., run_id=run.run_id)` of this process use a run that is already prepared."""
     _HANDED_OVER[run.run_id] = (run, report)
+
+
+@contextmanager
+def prefect_errors(url: str) -> Iterator[None]:
+    """Turn what the Prefect API at `url` refuses, or does not answer, into one sentence."""
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        text = str(error).partition("\n")[0][:300]
+        raise EnvironmentLacks(
+            f"the Prefect API at {without_password(url)} failed: {type(error).__name__}: {text}",
+            hint="`--direct` runs without Prefect.",
+        ) from error
 
 
 def _flow_run_name() -> str:
@@ -149,6 +168,9 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
         note_flow_run(prepared, flow_run_id)
         await _tag_flow_run(flow_run_id, prepared)
         result = await execute(prepared, PrefectStarter(prepared), report)
+    except BaseException as error:
+        close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
+        raise
     finally:
         if opened is not None:
             opened.close()

@@ -57,6 +57,11 @@ class ShardCounts:
         """Rows that failed here or could not run because of an earlier failure."""
         return self.statuses["failed"] + self.statuses["blocked"]
 
+    @property
+    def ended(self) -> int:
+        """Rows that have come to an end of their own; not those that a stop left for a resume."""
+        return self.statuses.total() - self.statuses["cancelled"]
+
     def add(self, other: ShardCounts) -> None:
         """Count another shard's rows in."""
         self.statuses += other.statuses
@@ -240,9 +245,11 @@ def _attempts_before(ctx: StepContext, earlier: RecordRow | None) -> tuple[int, 
     """
     if earlier is None:
         return 0, 0
-    made = len(ctx.store.attempts(earlier.id, payloads=False))
-    wished = earlier.status == "failed" or (earlier.status in DONE and not _is_final(ctx, earlier))
-    return made, made if wished else 0
+    attempts = ctx.store.attempts(earlier.id, payloads=False)
+    if earlier.status == "failed" or (earlier.status in DONE and not _is_final(ctx, earlier)):
+        return len(attempts), len(attempts)
+    unsent = sum(attempt.state == "error" and attempt.error_type == "Cancelled" for attempt in attempts)
+    return len(attempts), unsent
 
 
 def _closing(

@@ -1,19 +1,22 @@
-"""`headrace resume` and `headrace retry`: finish an earlier run, or try its failed rows again."""
+"""`headrace resume`, `retry` and `cancel`: finish a run, try its failed rows again, or stop it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.check import JsonOption, StoreOption
-from flows.cli.read import RunArgument
+from chains.errors import InputInvalid
+from flows.cli.options import DirectOption, JsonOption, OutOption, RunArgument, StoreOption
+from flows.cli.read import reading
 from flows.cli.run import run_to_end
 from flows.request import Resume
 
-OutOption = Annotated[Path | None, typer.Option("--out", help="Write each row's outputs as JSONL.")]
-DirectOption = Annotated[bool, typer.Option("--direct", help="Run without Prefect.")]
+if TYPE_CHECKING:
+    from chains.store import RunRow, Store
+
+CANCEL_LIMIT_SECONDS = 45.0
+"""A live process answers within seconds; the lease of one that is gone passes within this time."""
 
 
 def resume(
@@ -44,3 +47,39 @@ def retry(
 ) -> None:
     """Run only what failed in a run that came to its end, and what was blocked by it."""
     run_to_end(Resume(run, failed_only=True), out=out, direct=direct, store=store, as_json=as_json)
+
+
+def cancel(run: RunArgument, store: StoreOption = None) -> None:
+    """Stop a run: no new calls, a few seconds for those in flight. What is done is kept."""
+    from flows.resuming import find_run
+
+    with reading(store) as opened:
+        found = find_run(opened, run)
+        if found.status != "running":
+            print(f"run {found.id} is not running: it is {found.status}.")
+            return
+        opened.request_cancel(found.id)
+        ended = _await_end(opened, found)
+    if ended.status == "running":
+        raise InputInvalid(
+            f"run {ended.id} was asked to stop and has not yet.", hint="Its calls in flight may take a while."
+        )
+    print(f"run {ended.id} is {ended.status}; `headrace resume {ended.id}` finishes it.")
+
+
+def _await_end(store: Store, run: RunRow) -> RunRow:
+    """Return the run's row when it has ended; a run whose process is gone is closed here."""
+    import time
+
+    from chains.clock import Clock
+    from flows.closing import close_if_lost
+    from flows.resuming import find_run
+
+    clock = Clock()
+    begun = clock.monotonic()
+    while run.status == "running" and clock.monotonic() - begun < CANCEL_LIMIT_SECONDS:
+        close_if_lost(store, run, clock, "cancelled")
+        run = find_run(store, run.id)
+        if run.status == "running":
+            time.sleep(0.2)
+    return run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.check import StoreOption
+from flows.cli.options import StoreOption
 from flows.cli.text import duration, table
 
 if TYPE_CHECKING:
