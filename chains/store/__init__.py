@@ -5,7 +5,8 @@ from __future__ import annotations
 from chains.store.admitting import Verdict
 from chains.store.claiming import Claim
 from chains.store.files import atomic_write
-from chains.store.opening import is_server, open_store, store_exists
+from chains.store.opening import is_server, open_store, open_to_rebuild, store_exists
+from chains.store.pruning import PruneReport
 from chains.store.rates import Slots
 from chains.store.rows import (
     UNREAD,
@@ -35,6 +36,7 @@ __all__ = [
     "Limit",
     "ModelKind",
     "ModelRow",
+    "PruneReport",
     "RecordRow",
     "RecordStatus",
     "Row",
@@ -51,5 +53,6 @@ __all__ = [
     "atomic_write",
     "is_server",
     "open_store",
+    "open_to_rebuild",
     "store_exists",
 ]

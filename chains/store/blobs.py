@@ -63,6 +63,10 @@ class Blobs:
             return damage.message
         return None
 
+    def size(self, sha256: str) -> int:
+        """Return the length of the content."""
+        return sum(len(chunk) for chunk in self._chunks(sha256))
+
     def exists(self, sha256: str) -> bool:
         """Tell whether the file is there; says nothing of its content."""
         return self.place.exists(_name(sha256))

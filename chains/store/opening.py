@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chains.clock import Clock
-from chains.errors import EnvironmentLacks, InputInvalid
+from chains.errors import EnvironmentLacks, InputInvalid, StoreDamaged
 from chains.store.blobs import Blobs
 from chains.store.connecting import Database
 from chains.store.files import disk_errors
 from chains.store.migrating import migrate
-from chains.store.places import LocalPlace
+from chains.store.places import LocalPlace, Place
 from chains.store.sqlite import BUSY_TIMEOUT_S, SqliteFile
 from chains.store.store import Store
 
@@ -47,11 +47,31 @@ def open_store(
         path.mkdir(parents=True, exist_ok=True)
     _refuse_read_only(path)
     database = _database(location, path, busy_timeout)
-    place = _place_of_blobs(blobs, path)
+    place, beside = _places(blobs, path)
     with disk_errors(path):
         database.prepare(clock)
         migrate(database, clock=clock)
-    return Store(path, database, place, clock=clock)
+    return Store(path, database, Blobs(place, others=RUNS), manifests=beside, clock=clock)
+
+
+def open_to_rebuild(location: str | Path | None = None, *, home: str | Path | None = None) -> Store:
+    """Open a store whose database may be lost or damaged; a damaged file is set aside and made anew."""
+    if location is None:
+        location = _settings().store
+    if is_server(location):
+        return open_store(location, home=home)
+    try:
+        store = open_store(location)
+        with store.database.errors(), store.database.snapshot(store.database.reading_engine()) as connection:
+            sound = not store.database.problems(connection)
+    except StoreDamaged:
+        sound = False
+    else:
+        if sound:
+            return store
+        store.close()
+    SqliteFile(_folder(location, home) / DATABASE).set_aside()
+    return open_store(location)
 
 
 def store_exists(location: str | Path) -> bool:
@@ -72,19 +92,18 @@ def _database(location: str | Path, path: Path, busy_timeout: float) -> Database
     return PostgresServer(str(location), busy_timeout=busy_timeout)
 
 
-def _place_of_blobs(given: str | Path | None, path: Path) -> Blobs:
+def _places(given: str | Path | None, path: Path) -> tuple[Place, Place]:
+    """Return where the blobs and the manifests lie: beside each other, so that either finds the other."""
     named = given if given is not None else _settings().blobs
     if named is None:
-        folder = path / "blobs"
-    elif "://" in str(named):
+        return LocalPlace(path / "blobs"), LocalPlace(path / RUNS)
+    if "://" in str(named):
         from chains.store.remote import RemotePlace  # fsspec takes a while to import
 
-        return Blobs(RemotePlace(str(named)), others=RUNS)
-    else:
-        folder = Path(named).expanduser().absolute()
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return Blobs(LocalPlace(folder), others=RUNS)
+        url = str(named).rstrip("/")
+        return RemotePlace(url), RemotePlace(f"{url}/{RUNS}")
+    folder = Path(named).expanduser().absolute()
+    return LocalPlace(folder), LocalPlace(folder / RUNS)
 
 
 def _folder(location: str | Path, home: str | Path | None) -> Path:

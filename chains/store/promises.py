@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from chains.clock import Clock
 from chains.errors import InputInvalid
@@ -20,7 +20,7 @@ from chains.store.claiming import LEASE_S, Claim, checked_claim, checked_lease
 from chains.store.names import checked_id
 from chains.store.rates import Rates, Slots
 from chains.store.reading import Reads
-from chains.store.rows import AttemptRow, RecordRow, Row, RunRow
+from chains.store.rows import AttemptRow, RecordRow, Row, RunRow, RunStatus
 from chains.store.shapes import RUNS, decode
 from chains.store.spending import Limit, Settlement, Usage
 from chains.store.writer import Writer
@@ -171,6 +171,30 @@ class Promises(Reads):
             found = connection.execute(query).all()
         return [decode(RUNS, values, self.blobs, payloads=True) for values in found]
 
+    def close_lost(self, run_id: str, state: RunStatus) -> int:
+        """End what a process that is gone left open in a run, and give the run `state`.
+
+        Attempts in `intent` become `ambiguous`: their calls may have been paid. Running records and steps
+        become `cancelled`; its lease and the claims of its holder end. Return the number of attempts. The
+        caller knows that nobody works on the run.
+        """
+
+        def close(connection: Connection) -> int:
+            now = self._clock.now()
+            lost = _closing(schema.attempts, run_id, now, state=("intent", "ambiguous"))
+            number = connection.execute(lost).rowcount
+            connection.execute(_closing(schema.records, run_id, now, status=("running", "cancelled")))
+            connection.execute(_closing(schema.steps, run_id, now, status=("running", "cancelled")))
+            if run_id not in self._leased:  # who takes a run over keeps its own lease
+                leasing.release(connection, run_id)
+            ended = {"finished_at": now} if state != "running" else {}
+            runs = schema.runs
+            connection.execute(update(runs).where(runs.c.id == run_id).values(status=state, **ended))
+            return number
+
+        number: int = self._write(close)
+        return number
+
     def request_cancel(self, run_id: str) -> None:
         """Ask whoever works on the run to stop. Blocks until it is written."""
         checked_id(run_id, "run id")
@@ -187,3 +211,10 @@ class Promises(Reads):
 
     def _write(self, work: Callable[[Connection], Any]) -> Any:
         return self._writer().do_blocking(work)
+
+
+def _closing(table: Any, run_id: str, now: float, **change: tuple[str, str]) -> Any:
+    """Return the update of one column of a run's rows from one value to another, with the time."""
+    [(name, (old, new))] = change.items()
+    values = {name: new, "finished_at": now}
+    return update(table).where(table.c.run_id == run_id, table.c[name] == old).values(values)

@@ -124,6 +124,20 @@ class SqliteFile:
             temporary.unlink(missing_ok=True)
         sync_folder(self.path.parent)
 
+    def set_aside(self) -> Path | None:
+        """Move a damaged file out of the way and return where it is; None where there is none."""
+        if not self.path.exists():
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
+            number += 1
+        for suffix in ("-wal", "-shm", ""):
+            part = self.path.with_name(self.path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+        sync_folder(self.path.parent)
+        return aside
+
     def problems(self, connection: Connection) -> list[str]:
         """Return what SQLite finds wrong with the file."""
         found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()

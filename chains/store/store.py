@@ -1,7 +1,8 @@
-"""The store: everything that runs leave behind, in one folder.
+"""The store: everything that runs leave behind, in a folder or on servers.
 
-Owns the public methods. Rows are encoded in .shapes, written by .writer, read by .reading and checked by
-.verifying. Invariant: what `put` has returned from is on disk, with its blobs.
+Owns writing. Rows are encoded in .shapes, written by .writer and read by .reading; .promises and .keeping are
+the parts about paid calls and about what is kept. Invariant: what `put` has returned from is on disk, with
+its blobs.
 """
 
 from __future__ import annotations
@@ -16,39 +17,32 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, func, select, update
 
 from chains.clock import Clock
-from chains.errors import StoreDamaged
-from chains.store import leasing, schema
+from chains.store import schema
 from chains.store.admitting import Admission, Condition
 from chains.store.batches import Batch, BlobNote, batch_of, write_batches
 from chains.store.blobs import Blobs
-from chains.store.collecting import GRACE_S, orphan_candidates, remove_orphans, remove_temporaries
 from chains.store.connecting import Database
 from chains.store.files import disk_errors, make_folder
 from chains.store.folders import materialise
 from chains.store.handles import Handles, HandlesByProcess
+from chains.store.keeping import Keeping
 from chains.store.migrating import refuse_newer_within
 from chains.store.names import checked_id
-from chains.store.promises import Promises
-from chains.store.rows import ModelRow, Row, RunStatus
-from chains.store.verifying import (
-    VerifyReport,
-    blob_problems,
-    database_problems,
-    listed_files,
-    payload_blobs,
-)
+from chains.store.places import Place
+from chains.store.rows import ModelRow, Row
 from chains.store.writer import Work, Writer
 
-_COLLECTIONS = "collections"
 
-
-class Store(Promises):
+class Store(Keeping):
     """A folder with `headrace.db`, `blobs/` and what others keep beside them. Made by `open_store`."""
 
-    def __init__(self, path: Path, database: Database, blobs: Blobs, *, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, database: Database, blobs: Blobs, *, manifests: Place, clock: Clock
+    ) -> None:
         self.path = path
         self.database = database
         self.blobs = blobs
+        self.manifests = manifests
         self._clock = clock
         self._handles = HandlesByProcess(self._open_handles)
         self._leased = {}
@@ -90,30 +84,6 @@ class Store(Promises):
         published: ModelRow = self._writer().do_blocking(assign)
         return published
 
-    def close_lost(self, run_id: str, state: RunStatus) -> int:
-        """End what a process that is gone left open in a run, and give the run `state`.
-
-        Attempts in `intent` become `ambiguous`: their calls may have been paid. Running records and steps
-        become `cancelled`; its lease and the claims of its holder end. Return the number of attempts. The
-        caller knows that nobody works on the run.
-        """
-
-        def close(connection: Connection) -> int:
-            now = self._clock.now()
-            lost = _closing(schema.attempts, run_id, now, state=("intent", "ambiguous"))
-            number = connection.execute(lost).rowcount
-            connection.execute(_closing(schema.records, run_id, now, status=("running", "cancelled")))
-            connection.execute(_closing(schema.steps, run_id, now, status=("running", "cancelled")))
-            if run_id not in self._leased:  # who takes a run over keeps its own lease
-                leasing.release(connection, run_id)
-            ended = {"finished_at": now} if state != "running" else {}
-            runs = schema.runs
-            connection.execute(update(runs).where(runs.c.id == run_id).values(status=state, **ended))
-            return number
-
-        number: int = self._writer().do_blocking(close)
-        return number
-
     def put_blob(self, data: bytes) -> str:
         """Keep bytes that no row carries, such as a file of a chain; return their sha256."""
         sha256 = self.blobs.put(data)
@@ -146,25 +116,6 @@ class Store(Promises):
             make_folder(folder)
         return folder
 
-    def verify(self, *, grace: float = GRACE_S) -> list[str]:
-        """Return what is wrong with the store; an empty list means that every promise holds."""
-        return self.verify_report(grace=grace).problems
-
-    def verify_report(self, *, grace: float = GRACE_S) -> VerifyReport:
-        """Check everything, and remove what a crash left behind that is older than `grace` seconds."""
-        report = VerifyReport()
-        try:
-            candidates, before = self._check(report, grace)
-        except StoreDamaged as damage:
-            report.problems.append(str(damage))
-            return report
-        with disk_errors(self.path):
-            report.temporaries_removed = remove_temporaries(self.path, skip={_COLLECTIONS}, grace=grace)
-        # In a damaged store a missing reference may be the damage: nothing is removed.
-        if candidates and not report.problems:
-            report.orphans_removed = self._remove_orphans(candidates, before)
-        return report
-
     def close(self) -> None:
         """Write what is waiting and close every connection. Closing twice is fine."""
         self._handles.close()
@@ -176,27 +127,6 @@ class Store(Promises):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _check(self, report: VerifyReport, grace: float) -> tuple[list[str], float]:
-        before = self._clock.now() - max(grace, 0.0)
-        with self.database.errors(), self.database.snapshot(self._reading_engine()) as connection:
-            report.problems += [*self.database.problems(connection), *database_problems(connection)]
-            listed, problems = listed_files(connection, self.blobs)
-            report.problems += problems
-            places = payload_blobs(connection) | listed
-            candidates = orphan_candidates(connection, self.blobs, places, before)
-        report.problems += blob_problems(self.blobs, places)
-        report.blobs_checked = len(places)
-        report.strangers = list(self.blobs.strangers())
-        return candidates, before
-
-    def _remove_orphans(self, candidates: list[str], before: float) -> list[str]:
-        def remove(connection: Connection) -> list[str]:
-            self.database.lock(connection, "blobs")
-            return remove_orphans(connection, self.blobs, candidates, before)
-
-        removed: list[str] = self._writer().do_blocking(remove)
-        return removed
 
     def _write_blobs(self, batch: Batch) -> None:
         for note in batch.notes:
@@ -243,10 +173,3 @@ class Store(Promises):
             self.database.lock(connection, "blobs", shared=True)
         write_batches(connection, allowed, self.blobs, self._clock.now())
         return list(answers)
-
-
-def _closing(table: Any, run_id: str, now: float, **change: tuple[str, str]) -> Any:
-    """Return the update of one column of a run's rows from one value to another, with the time."""
-    [(name, (old, new))] = change.items()
-    values = {name: new, "finished_at": now}
-    return update(table).where(table.c.run_id == run_id, table.c[name] == old).values(values)

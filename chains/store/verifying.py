@@ -43,6 +43,8 @@ class VerifyReport:
     temporaries_removed: list[str] = field(default_factory=list)
     orphans_removed: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    runs_rebuilt: list[str] = field(default_factory=list)
+    records_rebuilt: int = 0
 
 
 def database_problems(connection: Connection) -> list[str]:
