@@ -136,6 +136,7 @@ def _services(
     chain_file: ChainFile, request: RunRequest, *, store: Store, settings: Settings
 ) -> tuple[Providers, Collections]:
     from chains.usage import in_use
+    from tasks.budgets import unpriced
     from tasks.collection import Collections
     from tasks.providers import Providers
 
@@ -151,6 +152,7 @@ def _services(
     collections = Collections(chain.collections, store=store, providers=providers, settings=settings)
     missing = providers.check(sorted(models & set(chain.models)))
     missing += collections.check(sorted(kept & set(chain.collections)))
+    missing += [] if missing else unpriced(chain, settings, providers.price)
     if missing:
         raise EnvironmentLacks("\n".join(missing))
     return providers, collections

@@ -7,16 +7,18 @@ checks them in the transaction that lets a call be sent; prices are tasks.prices
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from chains.errors import BudgetExceeded, EnvironmentLacks
-from chains.spec import Budget, Price
+from chains.graph import models_of
+from chains.spec import Budget, CallingStep, Chain, Price
 from chains.store import Limit, Usage, Verdict
 from tasks.prices import cost_micro
 
 if TYPE_CHECKING:
+    from chains.settings import Settings
     from tasks.context import StepContext
 
 DEFAULT_ANSWER_TOKENS = 1024
@@ -77,14 +79,31 @@ def estimate_of(request: bytes, answer_tokens: int, price: Price | None) -> Usag
     return Usage(1, sent + answer_tokens, cost_micro(price, sent, answer_tokens))
 
 
+def unpriced(chain: Chain, settings: Settings, price_of: Callable[[str], Price | None]) -> list[str]:
+    """Return, before any call, what is wrong with budgets in dollars: models whose price nobody knows."""
+    for_all = settings.budget_usd_per_day is not None or (
+        chain.budget is not None and chain.budget.usd is not None
+    )
+    names: dict[str, None] = {}
+    for step in chain.steps.values():
+        own: Budget | None = getattr(step, "budget", None)
+        if isinstance(step, CallingStep) and (for_all or (own is not None and own.usd is not None)):
+            names |= dict.fromkeys(name for name in models_of(step, chain) if name in chain.models)
+    return [str(_unknown_price(name)) for name in names if price_of(name) is None]
+
+
 def check_priced(limits: Sequence[Limit], price: Price | None, model: str) -> None:
     """Refuse a budget in dollars for a model whose price nobody knows."""
     if price is None and any(limit.usd_micro is not None for limit in limits):
-        raise EnvironmentLacks(
-            f"a budget in US dollars is set, and what model {model!r} costs is not known.",
-            hint="Add `price: {input: ..., output: ...}` to the model, in US dollars per million tokens, or "
-            "name a file with prices in HEADRACE_PRICES. `tokens` and `calls` can be limited without.",
-        )
+        raise _unknown_price(model)
+
+
+def _unknown_price(model: str) -> EnvironmentLacks:
+    return EnvironmentLacks(
+        f"a budget in US dollars is set, and what model {model!r} costs is not known.",
+        hint="Add `price: {input: ..., output: ...}` to the model, in US dollars per million tokens, or "
+        "name a file with prices in HEADRACE_PRICES. `tokens` and `calls` can be limited without.",
+    )
 
 
 def exceeded(verdict: Verdict, estimate: Usage) -> BudgetExceeded:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chains.errors import EnvironmentLacks
+from tasks.budgets import unpriced
 from tasks.providers import Providers
 
 TICKETS = [f"ticket number {number}" for number in range(12)]
@@ -192,3 +193,24 @@ def test_a_table_of_prices_that_cannot_be_read_is_told_before_any_call(serve: An
     assert "/no/such/file.json" in problem
     with pytest.raises(EnvironmentLacks):
         Providers(desk.chain_file.chain.models, store=None, settings=desk.settings, env={}).price("writer")
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"chain": "budget: {usd: 1}"}, ["writer"]),
+        ({"step": "    budget: {usd: 1}"}, ["writer"]),
+        ({"budget_usd_per_day": 1.0}, ["writer"]),
+        ({"chain": "budget: {tokens: 1, calls: 1}"}, []),
+        ({"chain": "budget: {usd: 1}", "model": ", price: {input: 1}"}, []),
+    ],
+)
+def test_models_without_a_price_are_named_before_a_run_with_a_budget_in_dollars(
+    serve: Any, desks: Any, options: dict[str, Any], names: list[str]
+) -> None:
+    desk = desks(serve(), **options)
+
+    problems = unpriced(desk.chain_file.chain, desk.settings, desk.providers.price)
+
+    assert len(problems) == len(names)
+    assert all("what model 'writer' costs is not known" in problem for problem in problems)
