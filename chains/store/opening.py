@@ -95,15 +95,15 @@ def _database(location: str | Path, path: Path, busy_timeout: float) -> Database
 def _places(given: str | Path | None, path: Path) -> tuple[Place, Place]:
     """Return where the blobs and the manifests lie: beside each other, so that either finds the other."""
     named = given if given is not None else _settings().blobs
-    if named is None:
-        return LocalPlace(path / "blobs"), LocalPlace(path / RUNS)
-    if "://" in str(named):
+    if named is not None and "://" in str(named):
         from chains.store.remote import RemotePlace  # fsspec takes a while to import
 
         url = str(named).rstrip("/")
         return RemotePlace(url), RemotePlace(f"{url}/{RUNS}")
-    folder = Path(named).expanduser().absolute()
-    return LocalPlace(folder), LocalPlace(folder / RUNS)
+    folder = path / "blobs" if named is None else Path(named).expanduser().absolute()
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return LocalPlace(folder), LocalPlace((path if named is None else folder) / RUNS)
 
 
 def _folder(location: str | Path, home: str | Path | None) -> Path:

@@ -186,6 +186,7 @@ def test_a_failed_atomic_write_leaves_the_old_file_and_nothing_else(tmp_path):
 @LOCAL
 def test_a_blobs_folder_that_is_a_file_is_a_clear_error(store):
     blobs = store.path / "blobs"
+    blobs.rmdir()
     blobs.write_text("in the way")
     with pytest.raises(EnvironmentLacks, match="cannot write below"):
         store.put_blob(BIG)
