@@ -1,16 +1,19 @@
-"""Puts another model in the place of one that a chain names: `--model` and `--base-url`.
+"""Puts something else in the place of what a chain says: `--model` and `--base-url`, and `--budget`.
 
 Owns which settings of the old model the new one keeps. Knows nothing of whether the new one can be used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from chains.errors import InputInvalid
-from chains.spec import Chain, Model
+from chains.spec import Budget, Chain, Model
 
 if TYPE_CHECKING:
     from flows.request import RunRequest
@@ -95,3 +98,17 @@ def _kept(old: Model, provider: str, *, elsewhere: bool) -> dict[str, Any]:
     else:
         names = (*_SAMPLING, "limits", "pool")
     return {name: value for name in names if (value := getattr(old, name)) is not None}
+
+
+def override_budget(chain: Chain, budget: Mapping[str, float] | None) -> Chain:
+    """Apply `--budget NAME=NUMBER` to what the whole run may spend."""
+    if not budget:
+        return chain
+    said = chain.budget.model_dump(exclude_none=True) if chain.budget is not None else {}
+    try:
+        return chain.model_copy(update={"budget": Budget.model_validate({**said, **budget})})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InputInvalid(
+            f"--budget does not fit: {wrong}.", hint="Write --budget usd=2, tokens=100000 or calls=500."
+        ) from error

@@ -19,7 +19,7 @@ from chains.spec import Chain, runs_once
 from flows.binding import bind_rows, open_data, refuse_per_row_inputs
 from flows.lease import RunLease, leased_run
 from flows.out_file import check_out
-from flows.overriding import granted, override_models
+from flows.overriding import granted, override_budget, override_models
 from flows.request import Resume, RunRequest, request_of
 from flows.resuming import compared, earlier_run, stale_since
 from tasks.row_source import RowSource
@@ -96,10 +96,11 @@ def prepare(
     earlier = earlier_run(store, asked) if isinstance(asked, Resume) else None
     request = request_of(earlier) if earlier is not None else asked
     assert isinstance(request, RunRequest)  # a resume has an earlier run
+    if isinstance(asked, Resume) and asked.budget:
+        request = replace(request, budget={**(request.budget or {}), **asked.budget})
     chain_file = load(find_chain(request.chain), settings=settings)
-    chain_file = replace(
-        chain_file, chain=override_models(chain_file.chain, request.models, request.base_url)
-    )
+    chain = override_models(chain_file.chain, request.models, request.base_url)
+    chain_file = replace(chain_file, chain=override_budget(chain, request.budget))
     graph, hashes = graph_of_file(chain_file), step_hashes(chain_file)
     anew: dict[str, float] = {}
     if earlier is not None and isinstance(asked, Resume):

@@ -27,6 +27,7 @@ class RunRequest:
     base_url: str | None = None
     skip_bad: bool = False
     limit: int | None = None
+    budget: Mapping[str, float] | None = None
     from_text: bool = False
 
     def options(self) -> dict[str, Any]:
@@ -38,6 +39,7 @@ class RunRequest:
             "base_url": self.base_url,
             "skip_bad": self.skip_bad,
             "limit": self.limit,
+            "budget": dict(self.budget) if self.budget else None,
         }
 
 
@@ -46,12 +48,14 @@ class Resume:
     """An earlier run to go on with.
 
     `failed_only`: the run is complete, and what failed is tried again. `accept_changes`: the steps that
-    differ from the chain of that time, and those that need them, run anew.
+    differ from the chain of that time, and those that need them, run anew. `budget`: what the run may spend
+    in all, in place of what the chain says.
     """
 
     run: str
     failed_only: bool = False
     accept_changes: bool = False
+    budget: Mapping[str, float] | None = None
 
 
 def request_of(earlier: RunRow) -> RunRequest:
@@ -66,4 +70,5 @@ def request_of(earlier: RunRow) -> RunRequest:
         base_url=options["base_url"],
         skip_bad=options["skip_bad"],
         limit=options["limit"],
+        budget=options.get("budget"),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chains.errors import InputInvalid
-from flows.cli.options import DirectOption, JsonOption, OutOption, RunArgument, StoreOption
+from flows.cli.options import DirectOption, JsonOption, OutOption, RunArgument, StoreOption, named_values
 from flows.cli.read import reading
 from flows.cli.run import run_to_end
 from flows.request import Resume
@@ -28,14 +28,34 @@ def resume(
             help="Run the steps that have changed since, and those that need them, anew in this run.",
         ),
     ] = False,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="NAME=NUMBER",
+            help="What the run may spend in all: usd=2, tokens=100000 or calls=500.",
+        ),
+    ] = None,
     out: OutOption = None,
     direct: DirectOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Finish a run: rows that were not done, and rows that failed. What is done is kept."""
-    asked = Resume(run, accept_changes=accept_changes)
+    asked = Resume(run, accept_changes=accept_changes, budget=_numbers(budget))
     run_to_end(asked, out=out, direct=direct, store=store, as_json=as_json)
+
+
+def _numbers(budget: list[str] | None) -> dict[str, float]:
+    found = {}
+    for name, text in named_values(budget, flag="--budget").items():
+        try:
+            found[name] = float(text.replace("_", ""))
+        except ValueError as error:
+            raise InputInvalid(
+                f"--budget {name}={text!r:.200} is no number.", hint="Write --budget usd=2."
+            ) from error
+    return found
 
 
 def retry(

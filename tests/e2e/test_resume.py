@@ -13,11 +13,9 @@ pytestmark = pytest.mark.e2e
 
 
 def statuses(desk, run: str, step: str) -> list[str]:
-    store = open_store(desk.store)
-    try:
-        return [record.status for record in store.records(run, step, payloads=False) if record.row >= 0]
-    finally:
-        store.close()
+    with open_store(desk.store) as store:
+        run_id = store.runs(limit=1)[0].id if run == "last" else run
+        return [record.status for record in store.records(run_id, step, payloads=False) if record.row >= 0]
 
 
 def run_with_a_bad_row(desk) -> str:
@@ -139,3 +137,21 @@ def test_a_single_kept_row_gives_its_outputs(desk) -> None:
     done = desk.headrace("run", str(desk.chain), "--data", str(data), "--skip-bad", "--direct")
     assert done.code == 0, done.err
     assert "intent: refund" in done.out
+
+
+def test_a_budget_stops_the_run_and_a_larger_one_goes_on(desk) -> None:
+    text = desk.chain.read_text().replace("\ndefaults:", "\nbudget: {usd: 0.001}\n\ndefaults:")
+    price = "price: {input: 1.0, output: 1.0}, max_tokens: 50, temperature: 0"
+    desk.chain.write_text(text.replace("temperature: 0", price))
+    done = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(20)), "--direct")
+    assert done.code == 1, done.err
+    assert "budget of the run is 0.001 USD" in done.err and "--budget usd=0.002" in done.err
+    assert 0 < desk.sent() < 40
+    assert statuses(desk, "last", "triage").count("failed") == 0
+    wrong = desk.headrace("resume", "last", "--budget", "usd=much", "--direct")
+    assert wrong.code == 2 and "usd='much'" in wrong.err
+    stopped = desk.headrace("resume", "last", "--direct")
+    assert stopped.code == 1 and "budget of the run" in stopped.err
+    more = desk.headrace("resume", "last", "--budget", "usd=1", "--direct", "--json")
+    assert more.code == 0, more.err
+    assert desk.sent() == 40 and more.json()["counts"]["reply"]["ok"] == 20
