@@ -8,6 +8,7 @@ process takes is renewed until its record is written or it is given back.
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 import os
@@ -61,6 +62,50 @@ def found(ctx: StepContext, asked: Question) -> RecordRow | None:
     return record if record is not None and record.output is not None else None
 
 
+class _Looks:
+    """Rows that look for their answers in the same round of the event loop share one query."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[str, list[asyncio.Future[RecordRow | None]]] = {}
+
+    async def look(self, key: str) -> RecordRow | None:
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[RecordRow | None] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._ask)
+        self._waiting.setdefault(key, []).append(waiting)
+        return await waiting
+
+    def _ask(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        records: dict[str, RecordRow] = {}
+        failure: HeadraceError | None = None
+        try:
+            records = self._store.reusable(list(waiting))
+        except HeadraceError as error:
+            failure = error
+        for key, futures in waiting.items():
+            for future in futures:
+                if future.done():  # a cancelled row
+                    continue
+                if failure is not None:
+                    future.set_exception(copy.copy(failure))
+                else:
+                    future.set_result(records.get(key))
+
+
+async def _look(ctx: StepContext, asked: Question) -> RecordRow | None:
+    """Return the record that has the answer already, as `found` does."""
+    if asked.key is None or asked.anew:
+        return None
+    looks: _Looks | None = ctx.memo.get("looks")
+    if looks is None:
+        looks = ctx.memo["looks"] = _Looks(ctx.store)
+    record = await looks.look(asked.key)
+    return record if record is not None and record.output is not None else None
+
+
 def linked(record: RecordRow, key: str | None) -> RowResult:
     """Return a result that is another record's."""
     messages = json.loads(record.messages) if record.messages is not None else None
@@ -73,7 +118,7 @@ async def answer(
     ctx: StepContext, asked: Question, ask: Callable[[Claim | None], Awaitable[RowResult]]
 ) -> RowResult:
     """Return the answer that is there, or ask under a claim; whoever asks the same meanwhile waits for it."""
-    record = found(ctx, asked)
+    record = await _look(ctx, asked)
     if record is not None:
         return linked(record, asked.key)
     if asked.key is None or asked.anew:
@@ -103,10 +148,10 @@ async def _wait(ctx: StepContext, asked: Question) -> RecordRow | None:
     """Return the record when it is there, or None when nobody works on it any more."""
     pause = FIRST_LOOK_S
     while True:
-        record = found(ctx, asked)
+        record = await _look(ctx, asked)
         if record is not None or ctx.store.claimed_by(asked.key or "") is None:
             # Looked once more: the claim ends in the transaction that writes the record.
-            return record or found(ctx, asked)
+            return record or await _look(ctx, asked)
         await asyncio.sleep(pause)
         pause = min(LAST_LOOK_S, pause * 1.5)
 

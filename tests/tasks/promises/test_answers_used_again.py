@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,3 +233,24 @@ async def test_a_claim_of_a_killed_process_ends_with_its_lease(
     await desk.run("a")
 
     assert desk.statuses() == ["ok"] and len(server.ledger()) == 1
+
+
+async def test_rows_that_look_at_once_share_a_query(
+    serve: Any, desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = desks(serve(), model=SAME)
+    tickets = [f"ticket {number}" for number in range(20)]
+    await first.run(*tickets)
+    again = desks(SimpleNamespace(url=first.chain_file.chain.models["writer"].base_url), model=SAME)
+    asked: list[int] = []
+    reusable = type(again.store).reusable
+    monkeypatch.setattr(
+        type(again.store),
+        "reusable",
+        lambda store, keys: (asked.append(len(keys)), reusable(store, keys))[1],
+    )
+
+    await again.run(*tickets)
+
+    assert [record.reused_from is not None for record in again.records()] == [True] * 20
+    assert sum(asked) == 20 and len(asked) <= 3
