@@ -12,7 +12,9 @@ import pytest
 from chains.store import RecordRow, RunRow, StepRow, Store, open_store
 from flows.artifacts import step_markdown
 
-HOSTILE = "</td><img src=x onerror=alert(1)> [click](javascript:alert(1)) ![x](http://h/p.png) | `a` **b** www.h.com"
+HOSTILE = (
+    "</td><img src=x onerror=alert(1)> [click](javascript:alert(1)) ![x](http://h/p) | `a` **b** www.h.com"
+)
 
 
 class Rows:
