@@ -55,8 +55,6 @@ class Settings(BaseModel):
     """Rows that one task carries."""
     max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """Longest response body, decoded, that is read from an endpoint."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """How much is logged."""
     prices: str | None = Field(default=None, min_length=1)
     """JSON file with prices that go before those that ship, in US dollars per million tokens:
     `{"models": {"NAME": {"input": 0.25, "output": 2.0}}}`."""
