@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import aiohttp
 import orjson
@@ -303,7 +303,7 @@ def _forms(secrets: Sequence[str]) -> tuple[bytes, ...]:
     real = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
     forms = {
         form.encode()
-        for secret in real
+        for secret in {*real, *map(unquote, real)}
         for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote(secret))
     }
     return tuple(sorted(forms, key=len, reverse=True))
