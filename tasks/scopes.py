@@ -9,19 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tasks.context import RowView
 
 if TYPE_CHECKING:
     from chains.graph import Graph
-    from chains.store import RecordRow, Store
+    from chains.store import Store
     from tasks.row_source import RowSource
 
 ONCE = -1
 """The row number of a once step's record."""
 CHUNK = 256
 """Rows whose records are in memory together while a once step reads them all."""
+
+Ending: TypeAlias = tuple[str, bytes | None]
+"""The status of a record and its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,10 @@ class Scopes:
         read = set(self._per_row_upstream(step_id)) & self._graph.reads[step_id]
         for upstream in sorted(read) if with_lists else ():
             found.scope[upstream] = [
-                _decode(record)
+                _decode(output)
                 for rows in self._rows.shards(CHUNK)
-                for record in self._store.records(self._run_id, upstream, rows=rows, statuses=("ok",))
+                for status, output in self._outputs(upstream, rows).values()
+                if status == "ok"
             ]
         return found
 
@@ -132,15 +136,14 @@ class Scopes:
     def _once_upstream(self, step_id: str) -> list[Upstream]:
         found = []
         for upstream in sorted(self._graph.needs[step_id] & self._once):
-            found.append(_ended(upstream, self._store.record(self._run_id, upstream, ONCE)))
+            found.append(_ended(upstream, self._outputs(upstream, range(ONCE, 0)).get(ONCE)))
         return found
 
     def _per_row_upstream(self, step_id: str) -> list[str]:
         return sorted(self._graph.needs[step_id] - self._once)
 
-    def _outputs(self, step_id: str, rows: range) -> dict[int, RecordRow]:
-        records = self._store.records(self._run_id, step_id, rows=rows)
-        return {record.row: record for record in records}
+    def _outputs(self, step_id: str, rows: range) -> dict[int, Ending]:
+        return self._store.outputs(self._run_id, step_id, rows)
 
 
 class Views(Sequence[RowView]):
@@ -168,11 +171,12 @@ _ENDINGS = {
 }
 
 
-def _ended(step_id: str, record: RecordRow | None) -> Upstream:
-    if record is None:
+def _ended(step_id: str, ending: Ending | None) -> Upstream:
+    if ending is None:
         return Upstream(step_id, "missing", None)
-    return Upstream(step_id, record.status, _decode(record) if record.status == "ok" else None)
+    status, output = ending
+    return Upstream(step_id, status, _decode(output) if status == "ok" else None)
 
 
-def _decode(record: RecordRow) -> Any:
-    return json.loads(record.output) if record.output is not None else None
+def _decode(output: bytes | None) -> Any:
+    return json.loads(output) if output is not None else None

@@ -103,6 +103,14 @@ class Reads:
         found = self._values(_at_position(), place)
         return decode(RECORDS, found[0], self.blobs, payloads=True) if found else None
 
+    def outputs(self, run_id: str, step: str, rows: range) -> dict[int, tuple[str, bytes | None]]:
+        """Return by row the status and the output of a step's records; other payloads are left unread."""
+        span = {"run_id": run_id, "step": step, "start": rows.start, "stop": rows.stop}
+        return {
+            row: (status, inline if reference is None else self.blobs.get(reference))
+            for row, status, inline, reference in self._values(_outputs_of_rows(), span)
+        }
+
     def attempts(self, record_id: str, *, payloads: bool = True) -> list[AttemptRow]:
         """Return the attempts of a record, in order."""
         found = self._values(_attempts_of_record(payloads), {"record_id": record_id})
@@ -211,6 +219,15 @@ def _at_position() -> Select[Any]:
     names = ("run_id", "step", "row", "item", "turn", "sample")
     position = [schema.records.c[name] == bindparam(name) for name in names]
     return select(*RECORDS.columns(payloads=True)).where(*position)
+
+
+@cache
+def _outputs_of_rows() -> Select[Any]:
+    table = schema.records.c
+    query = select(table.row, table.status, table.output, table.output_blob)
+    query = query.where(table.run_id == bindparam("run_id"), table.step == bindparam("step"))
+    query = query.where(table.row >= bindparam("start"), table.row < bindparam("stop"))
+    return query.order_by(table.row, table.item, table.turn, table.sample)
 
 
 @cache

@@ -197,3 +197,18 @@ def test_closing_what_is_lost_leaves_other_runs_alone(store, run_row, step_row, 
 def test_a_run_that_goes_on_after_closing_has_no_end(store):
     store.close_lost("run1", "running")
     assert (store.run("run1").status, store.run("run1").finished_at) == ("running", None)
+
+
+def test_outputs_are_read_by_row_whether_they_are_blobs_or_not(store, record_row):
+    store.put(
+        record_row(0, output=b"short"),
+        record_row(1, output=b"z" * 70_000),
+        record_row(2, status="failed", output=None),
+        record_row(3, output=b"not asked for"),
+    )
+    assert store.outputs("run1", "triage", range(0, 3)) == {
+        0: ("ok", b"short"),
+        1: ("ok", b"z" * 70_000),
+        2: ("failed", None),
+    }
+    assert store.outputs("run1", "absent", range(0, 3)) == {}
