@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from chains.errors import StoreConflict
+from chains.errors import HeadraceError, StoreConflict
 from chains.spec import kind_of
 from chains.store import RunRow, StepRow
 from chains.store.rows import RunStatus, StepStatus
@@ -24,6 +25,8 @@ from flows.stopping import Stop, listen
 from tasks.context import Progress, StepContext
 from tasks.rows import ShardCounts, Stopping, run_once, run_shard
 from tasks.scopes import Scopes
+
+_LOG: Final = logging.getLogger(__name__)
 
 SHARDS_AT_ONCE = 4
 """Shards of one step that run together: enough to fill a model's limit, few enough to bound memory."""
@@ -355,5 +358,14 @@ def _close(execution: _Execution, status: RunStatus) -> dict[str, Any]:
     }
     encoded = json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass")
     run.store.put(replace(row, status=status, finished_at=run.clock.now(), result=encoded))
+    _write_manifest(run)
     run.lease.give_back()
     return result
+
+
+def _write_manifest(run: PreparedRun) -> None:
+    """Write the second copy of the run's rows; a run whose rows are safe does not fail for want of it."""
+    try:
+        run.store.write_manifest(run.run_id)
+    except HeadraceError as error:
+        _LOG.warning("The manifest of run %s could not be written: %s", run.run_id, error)

@@ -6,11 +6,14 @@ files are looked for under the write lock, which is the lock under which files a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from chains import failpoints
 from chains.errors import StoreBusy
@@ -82,8 +85,28 @@ def write_batches(connection: Connection, batches: Iterable[Batch], blobs: Blobs
         by_table[schema.blobs] = [notes[sha256] for sha256 in sorted(notes)]
     for table in _ORDER:
         if table in by_table:
-            connection.execute(upsert(table, connection.dialect.name), _last_of_each(table, by_table[table]))
+            _upsert(connection, table, _last_of_each(table, by_table[table]))
             failpoints.hit("store.group.between_tables")
+
+
+def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Hand the rows to the driver as they are: `encode` has checked every value against its column."""
+    text, order = _compiled(table, connection.dialect)
+    if order is None:
+        connection.exec_driver_sql(text, list(rows))
+    else:
+        values = itemgetter(*order)
+        connection.exec_driver_sql(text, [values(row) for row in rows])
+
+
+@cache
+def _compiled(table: Table, dialect: Dialect) -> tuple[str, tuple[str, ...] | None]:
+    """Return the upsert as text, and the order of its values where the driver takes them by place."""
+    compiled = upsert(table, dialect.name).compile(
+        dialect=dialect, column_keys=[column.name for column in table.columns]
+    )
+    assert isinstance(compiled, SQLCompiler)
+    return str(compiled), tuple(compiled.positiontup) if compiled.positiontup else None
 
 
 def _last_of_each(table: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ class Keeping(Promises):
         for run_id in doomed:
             self._write(partial(pruning.remove_run, run_id=run_id))
             with self.manifests.errors():
-                manifests.remove(self.manifests, run_id)
+                self.manifests.remove(manifests.name_of(run_id))
         report.blobs = len(self._collect(grace))
         return report
 
@@ -115,13 +115,12 @@ class Keeping(Promises):
                 return
             after = found[-1]
 
-    def write_manifest(self, run_id: str, step: str | None = None) -> None:
-        """Write the rows of a step that has ended, or the row of a run, beside the blobs."""
+    def write_manifest(self, run_id: str) -> None:
+        """Write the rows of a run beside the blobs, so that a lost database can be made again from them.
+
+        Models and collections have a manifest of their own, which is written with it.
+        """
         with self.database.errors(), self.database.snapshot(self._reading_engine()) as connection:
-            if step is not None:
-                rows = manifests.step_rows(connection, run_id, step)
-                manifests.write(self.manifests, manifests.name_of(run_id, step), rows)
-                return
             manifests.write(self.manifests, manifests.name_of(run_id), manifests.run_rows(connection, run_id))
             manifests.write(self.manifests, manifests.name_of(None), manifests.shared_rows(connection))
 
@@ -130,9 +129,8 @@ class Keeping(Promises):
             names = manifests.names(self.manifests)
         there = {run.id for run in self.runs(limit=1_000_000, payloads=False)}
         lost: set[str] = set()
-        for name in names:
-            run_id = name.partition("/")[0]
-            if run_id in there:
+        for name, run_id in names.items():
+            if run_id in there or (run_id is None and there):
                 continue
             try:
                 number = self._write(partial(manifests.load, place=self.manifests, name=name))
@@ -140,7 +138,7 @@ class Keeping(Promises):
                 report.problems.append(f"The manifest {name!r} could not be loaded: {error}")
                 continue
             report.records_rebuilt += number
-            if "/" in name:
+            if run_id is not None:
                 lost.add(run_id)
         for run_id in sorted(lost):
             found = self.run(run_id)

@@ -20,8 +20,8 @@ class Place(Protocol):
 
     label: str
 
-    def write(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
-        """Make or replace a file with what `fill` writes."""
+    def write(self, name: str, fill: Callable[[IO[bytes]], None], *, synced: bool = True) -> None:
+        """Make or replace a file with what `fill` writes; if synced, a power cut does not undo it."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
@@ -64,11 +64,11 @@ class LocalPlace:
         """Return where a file is or would be."""
         return self.folder / name
 
-    def write(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
-        """Make or replace a file; it is on disk when this returns."""
+    def write(self, name: str, fill: Callable[[IO[bytes]], None], *, synced: bool = True) -> None:
+        """Make or replace a file; if synced, it is on disk when this returns."""
         path = self.path(name)
         _make_folders(path.parent)
-        with atomic_file(path) as file:
+        with atomic_file(path, synced=synced) as file:
             fill(file)
 
     def open(self, name: str) -> IO[bytes]:

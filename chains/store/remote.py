@@ -33,7 +33,7 @@ class RemotePlace:
         with self.errors():
             self._root()
 
-    def write(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
+    def write(self, name: str, fill: Callable[[IO[bytes]], None], *, synced: bool = True) -> None:
         """Make or replace a file; it is there for all when this returns."""
         filesystem, root = self._root()
         # Made here first: a compressed blob's length is known only at its end.

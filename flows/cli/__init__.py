@@ -14,7 +14,7 @@ import typer
 import typer.main
 
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
-from flows.cli import again, check, demo, doctor, read, run, show
+from flows.cli import again, check, demo, doctor, keep, read, run, show
 
 app = typer.Typer(
     name="headrace",
@@ -33,7 +33,9 @@ app.command("cancel")(again.cancel)
 app.command("runs")(read.runs)
 app.command("show")(show.show)
 app.command("models")(read.models)
-app.command("verify")(read.verify)
+app.command("verify")(keep.verify)
+app.command("prune")(keep.prune)
+app.command("export")(keep.export)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

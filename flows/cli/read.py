@@ -1,4 +1,4 @@
-"""Commands that list what is in the store: `runs`, `models`, `verify`."""
+"""Commands that list what is in the store: `runs` and `models`."""
 
 from __future__ import annotations
 
@@ -69,18 +69,6 @@ def models(store: StoreOption = None, as_json: JsonOption = False) -> None:
         for model in found
     ]
     print(table(lines))
-
-
-def verify(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Check every row and blob of the store against its hash; exit 1 where something is damaged."""
-    with reading(store) as opened:
-        problems = opened.verify()
-    if as_json:
-        print_json({"ok": not problems, "problems": problems})
-    else:
-        print("\n".join(safe(problem) for problem in problems) or "The store is clean.")
-    if problems:
-        raise typer.Exit(1)
 
 
 @contextmanager

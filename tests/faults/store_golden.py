@@ -70,6 +70,7 @@ def write(path: Path) -> None:
             run_id="run1", id="triage", kind="prompt", status="ok", started_at=1.0, finished_at=2.0
         )
         store.put(replace(run, status="ok", finished_at=2.0), ended)
+        store.write_manifest("run1")
 
 
 def note(connection) -> None:

@@ -168,7 +168,6 @@ def told(finished):
             updated_at=1.0,
         )
     )
-    finished.write_manifest("run1", "triage")
     finished.write_manifest("run1")
     return content(finished)
 
@@ -198,25 +197,24 @@ def test_a_lost_or_corrupt_database_is_made_again_from_manifests(
 
 def test_a_run_that_had_not_ended_is_rebuilt_as_interrupted(store, record_row):
     store.put(record_row(0), StepRow(run_id="run1", id="reply", kind="prompt"))
-    store.write_manifest("run1", "triage")
+    store.write_manifest("run1")
     for table in (records, steps, runs):  # behind the store's back
         store._write(partial(Connection.execute, statement=delete(table)))
     report = store.verify_report(rebuild=True)
     assert (report.problems, report.runs_rebuilt) == ([], ["run1"])
     assert store.run("run1").status == "interrupted"
-    assert [step.status for step in store.steps("run1")] == ["cancelled"]
+    assert [step.status for step in store.steps("run1")] == ["cancelled", "waiting"]
     assert [record.status for record in store.records("run1")] == ["ok"]
 
 
 def test_a_damaged_manifest_is_a_problem_and_the_others_are_loaded(finished):
-    finished.write_manifest("run1", "triage")
-    finished.manifests.write("run7/steps/triage.jsonl.zst", lambda file: file.write(b"junk"))
+    finished.write_manifest("run1")
+    finished.manifests.write("run7.jsonl.zst", lambda file: file.write(b"junk"))
     problems = finished.verify(rebuild=True)
-    assert [problem for problem in problems if "run7/steps/triage" in problem] == problems != []
+    assert [problem for problem in problems if "run7.jsonl.zst" in problem] == problems != []
 
 
 def test_a_run_that_was_pruned_does_not_come_back(finished):
-    finished.write_manifest("run1", "triage")
     finished.write_manifest("run1")
     finished.prune(runs=["run1"])
     assert finished.verify_report(rebuild=True).runs_rebuilt == []
