@@ -192,6 +192,10 @@ class _Attempt:
     async def _asked(self, intent: AttemptRow, opening: RecordRow | None) -> Verdict:
         """Return whether the call may be sent; if so, it is in the store and counted."""
         caller = self._caller
+        shut = caller.gate.refusal()
+        if shut is not None:  # since this call passed the gate, where it then waited for its rate or budget
+            self._not_sent()
+            raise shut
         claim = caller.claim if caller.tally.fence is None else None
         if claim is None and not caller.limits:
             return await self._always_allowed(intent, opening)
@@ -228,12 +232,15 @@ class _Attempt:
 
     def _refused(self, verdict: Verdict) -> None:
         """Raise for a call that may not be made; nothing of it is in the store."""
-        self._caller.tally.attempts -= 1
-        if self._caller.rates is not None:
-            self._caller.rates.put_back(self._estimate.tokens or 0)
+        self._not_sent()
         if verdict.scope is not None:
             raise exceeded(verdict, self._estimate)
         raise Taken(verdict)
+
+    def _not_sent(self) -> None:
+        self._caller.tally.attempts -= 1
+        if self._caller.rates is not None:
+            self._caller.rates.put_back(self._estimate.tokens or 0)
 
     async def _send(
         self, send: Callable[..., Awaitable[Reply]], read: Callable[[Reply], T]

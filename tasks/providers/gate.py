@@ -93,6 +93,10 @@ class Gate:
         self._shut = error
         self._turn_away(error)
 
+    def refusal(self) -> HeadraceError | None:
+        """Return why nobody is let through any more, if so: a caller inside may have waited since."""
+        return copy_of(self._shut) if self._shut is not None else None
+
     def widen(self) -> None:
         """Let more in after an answer: doubling up to half of what was too much, then slowly."""
         self._answered += 1
