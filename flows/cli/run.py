@@ -104,6 +104,7 @@ def started_run(
     """
     from chains.settings import get_settings
     from chains.store import open_store
+    from flows.cli.text import safe
     from flows.closing import close_unfinished
     from flows.prepared import prepare
 
@@ -117,7 +118,7 @@ def started_run(
             api = None if direct else _api(asked, opened, settings)
             prepared = prepare(asked, store=opened, settings=settings, out=out)
             for bad in prepared.skipped_rows:
-                print(f"left out: {bad}", file=sys.stderr)
+                print(f"left out: {safe(bad)}", file=sys.stderr)
             monitor = _execute(prepared, api)
         row = opened.run(prepared.run_id)
         assert row is not None  # prepare wrote it
@@ -230,7 +231,7 @@ def _print_end(
         print(f"{safe(name)}: {safe(text)}")
     print(f"\nrun {row.id}: {row.status} in {_took(row)}", file=sys.stderr)
     if out is not None:
-        print(f"outputs: {out}", file=sys.stderr)
+        print(f"outputs: {safe(str(out))}", file=sys.stderr)
     first = _first_failure(prepared)
     if first:
         print(safe(first), file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -225,3 +226,15 @@ def test_what_an_endpoint_says_reaches_a_terminal_only_written_out(make_desk: Ca
     ):
         out = desk.headrace(*arguments).out
         assert not [char for char in out if char != "\n" and not char.isprintable()], arguments
+
+
+def test_raw_bytes_go_to_a_file_or_a_pipe_and_never_to_a_terminal(desk) -> None:
+    assert desk.headrace("run", str(desk.chain), "-i", "ticket=my refund", "--direct").code == 0
+    leader, follower = pty.openpty()
+    arguments = desk.command("show", "last", "--step", "triage", "--raw")
+    done = subprocess.run(
+        arguments, stdout=follower, stderr=subprocess.PIPE, cwd=desk.folder, env=desk.environment
+    )
+    os.close(follower)
+    os.close(leader)
+    assert done.returncode == 2 and b"a terminal would obey" in done.stderr
