@@ -6,17 +6,18 @@ a run is closed only by who has its lease, so that a process that was merely slo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
+from chains.clock import Clock
 from chains.errors import HeadraceError
-from flows.lease import take_over
+from flows.lease import LEASE_S, take_over
 from flows.resuming import is_dead
 
 if TYPE_CHECKING:
-    from chains.clock import Clock
     from chains.store import RunRow, Store
     from flows.prepared import PreparedRun
 
@@ -47,6 +48,22 @@ def close_if_lost(
     store.close_lost(run.id, status)
     lease.give_back()
     return True
+
+
+async def until_free(store: Store, run_id: str, limit: float = LEASE_S + 5) -> None:
+    """Return when the lease of a run has passed, and at the latest after `limit` seconds.
+
+    Prefect may start a flow run again on another machine before the lease of a process that died has ended.
+    """
+    clock = Clock()
+    begun = clock.monotonic()
+    while clock.monotonic() - begun < limit:
+        run = store.run(run_id)
+        if run is None or run.status != "running" or is_dead(run):
+            return
+        if run_id in {lost.id for lost in store.lost_runs()}:
+            return
+        await asyncio.sleep(0.5)
 
 
 def close_unfinished(run: PreparedRun, status: Literal["failed", "cancelled"]) -> None:

@@ -21,7 +21,7 @@ from chains.errors import EnvironmentLacks, StepFailed
 from chains.settings import get_settings
 from chains.store import Store, open_store
 from flows.artifacts import RunProgress, leave_artifact
-from flows.closing import close_unfinished
+from flows.closing import close_unfinished, until_free
 from flows.executor import Unit, Work, execute
 from flows.prefect_server import without_password
 from flows.prepared import PreparedRun, note_flow_run, prepare
@@ -163,6 +163,8 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
         settings = get_settings()
         opened = open_store(store or settings.store)
         again = _earlier(opened, flow_run_id, resume or run_id, accept_changes=accept_changes)
+        if again is not None:
+            await until_free(opened, again.run)
         prepared = prepare(again or request, store=opened, settings=settings)
     try:
         note_flow_run(prepared, flow_run_id)

@@ -13,7 +13,7 @@ from servers.prefect_api import state_of, wait_for_state
 
 from chains.clock import Clock
 from chains.store import RunRow, open_store
-from flows.closing import close_lost_runs
+from flows.closing import close_lost_runs, until_free
 from flows.lease import RunLease
 
 pytestmark = pytest.mark.e2e
@@ -134,6 +134,16 @@ def test_only_runs_whose_lease_has_passed_are_closed(tmp_path) -> None:
             closed = later.run("r1")
             assert closed is not None and closed.status == "interrupted"
         assert not lease.still_mine()
+
+
+async def test_a_flow_run_that_starts_again_waits_for_the_lease_of_the_process_before(tmp_path) -> None:
+    with open_store(tmp_path) as store:
+        assert store.lease_run("r1", "elsewhere", 1.0)
+        store.put(RunRow(id="r1", chain="c", chain_hash="h", source=b"", started_at=1.0, host="elsewhere"))
+        begun = time.monotonic()
+        await until_free(store, "r1")
+        assert 0.9 < time.monotonic() - begun < 10
+        await until_free(store, "r2")
 
 
 @pytest.mark.slow
