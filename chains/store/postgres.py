@@ -48,7 +48,10 @@ class PostgresServer:
 
     def writing_engine(self) -> Engine:
         """Return an engine that keeps no connection but the one that is in use."""
-        return self._engine(f"-c lock_timeout={int(self._busy_timeout * 1000)}", poolclass=NullPool)
+        # An `intent` row must be on disk before a paid request leaves, whatever the server's default is.
+        durable = "-c synchronous_commit=on"
+        waiting = f"-c lock_timeout={int(self._busy_timeout * 1000)}"
+        return self._engine(f"{durable} {waiting}", poolclass=NullPool)
 
     def reading_engine(self) -> Engine:
         """Return an engine whose connections cannot write; each statement sees the last commit."""

@@ -26,7 +26,7 @@ def missing() -> str | None:
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[str]:
     """Run a server whose files are in `folder`; give its address without a database."""
-    user = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    user = _user()
     folder.mkdir(parents=True, exist_ok=True)
     os.chown(folder, user.pw_uid, user.pw_gid)
     data, port = folder / "data", _free_port()
@@ -39,6 +39,15 @@ def postgres_server(folder: Path) -> Iterator[str]:
         yield f"postgresql://headrace@127.0.0.1:{port}"
     finally:
         _run(user, "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+def restart(folder: Path) -> None:
+    """Stop the server at once, as a crash would, and start it again with the same settings."""
+    _run(_user(), "pg_ctl", "-D", folder / "data", "-m", "immediate", "-w", "-l", folder / "log", "restart")
+
+
+def _user() -> pwd.struct_passwd:
+    return pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 
 
 def _program(name: str) -> str | None:
