@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from chains.clock import Clock
 from chains.errors import Cancelled, HeadraceError, InputInvalid
+from flows.resuming import has_gone
 
 if TYPE_CHECKING:
     from chains.store import RunRow, Store
@@ -109,7 +110,7 @@ def take_over(store: Store, run: RunRow, clock: Clock) -> RunLease | None:
 def leased_run(store: Store, run_id: str, clock: Clock) -> RunLease:
     """Return the lease of a run that begins or goes on here; raise InputInvalid where another has it."""
     lease = RunLease(store, run_id, clock)
-    if not lease.take():
+    if not lease.take() and not (_left_behind(store, run_id) and lease.take()):
         row = store.run(run_id)
         who = f"process {row.pid} on {row.host!r}" if row is not None else "another process"
         raise InputInvalid(
@@ -117,3 +118,12 @@ def leased_run(store: Store, run_id: str, clock: Clock) -> RunLease:
             hint=f"Wait for it, or stop it with `headrace cancel {run_id}`.",
         )
     return lease
+
+
+def _left_behind(store: Store, run_id: str) -> bool:
+    """End the lease of a process that was killed after it wrote the run's end; False if it may be alive."""
+    row = store.run(run_id)
+    if row is None or not has_gone(row):
+        return False
+    store.close_lost(run_id, row.status)
+    return True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from chains.errors import TemplateFailed
 from chains.graph import nested_templates
 from chains.references import references
-from chains.store.files import atomic_file
+from chains.store.files import atomic_file, remove_abandoned
 from chains.templates import render_value
 from tasks.scopes import CHUNK, ONCE
 
@@ -59,6 +59,7 @@ def every_row(run: PreparedRun) -> Iterator[dict[str, Any]]:
 
 def write_outputs(run: PreparedRun, path: Path) -> int:
     """Write one JSON line per row to `path`, atomically, and return their number."""
+    remove_abandoned(path.parent)
     number = 0
     with atomic_file(path) as file:
         for line in every_row(run):

@@ -46,8 +46,13 @@ def earlier_run(store: Store, resume: Resume) -> RunRow:
 
 
 def is_dead(run: RunRow) -> bool:
-    """Whether the run's process was on this machine and is gone; its lease need not be waited for then."""
-    if run.host != socket.gethostname() or run.pid is None or run.status != "running":
+    """Whether nobody runs a run that has not ended; its lease need not be waited for then."""
+    return run.status == "running" and has_gone(run)
+
+
+def has_gone(run: RunRow) -> bool:
+    """Whether the process that last worked on the run was on this machine and is gone."""
+    if run.host != socket.gethostname() or run.pid is None:
         return False
     try:
         os.kill(run.pid, 0)
