@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -64,8 +64,6 @@ class Settings(BaseModel):
     """Tokens, sent and received, that all runs on the store may use in one day (UTC)."""
     budget_calls_per_day: int | None = Field(default=None, ge=1)
     """Calls that all runs on the store may make in one day (UTC)."""
-    task_runner: Literal["thread", "dask", "ray"] = "thread"
-    """What runs the tasks of a flow run."""
 
 
 def get_settings() -> Settings:

@@ -114,7 +114,15 @@ class Budget(Part):
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _OWN_HEADERS = frozenset(
-    "content-type content-length content-encoding accept-encoding host transfer-encoding connection".split()
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+    }
 )
 _ENDPOINT_KEYS = ("headers", "api_version", "organization", "project")
 
@@ -133,15 +141,18 @@ class Model(Part):
     base_url: str | None = None
     """Address of an OpenAI-compatible endpoint, up to and including `/v1`."""
     api_key: str | None = None
-    """A `{{ env.NAME }}` template. Default: `{{ env.OPENAI_API_KEY }}`, with `api_version` `{{ env.AZURE_OPENAI_API_KEY }}`, where `base_url` is that service's own."""
+    """A `{{ env.NAME }}` template. Default: `{{ env.OPENAI_API_KEY }}`, with `api_version`
+    `{{ env.AZURE_OPENAI_API_KEY }}`, where `base_url` is that service's own."""
     api_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
-    """For an Azure deployment, whose `base_url` ends in `/openai/deployments/NAME`: its API version, such as `2024-10-21`."""
+    """For an Azure deployment, whose `base_url` ends in `/openai/deployments/NAME`: its API version,
+    such as `2024-10-21`."""
     organization: str | None = None
     """Organisation that pays. Default: the environment variable OPENAI_ORG_ID."""
     project: str | None = None
     """Project that pays. Default: the environment variable OPENAI_PROJECT_ID."""
     headers: dict[str, str] = {}
-    """More headers of each call. Values may be `{{ env.NAME }}` templates; what they become is never stored."""
+    """More headers of each call. Values may be `{{ env.NAME }}` templates; what they become is never
+    stored."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """Sampling temperature. Local models default to 0 (greedy)."""
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -253,7 +264,10 @@ class KeptStep(StepBase):
     """What steps may say whose results can be used again."""
 
     cache: CacheMode | None = None
-    """`always`: a result for the same question is used again, also from earlier runs; `run`: from this run only; `never`: every row is worked out for itself; `refresh`: anew, and later runs may use it. Default: `always` where the model answers the same each time, else `never`. A resumed run keeps what it has finished whatever this says."""
+    """`always`: a result for the same question is used again, also from earlier runs; `run`: from this run
+    only; `never`: every row is worked out for itself; `refresh`: anew, and later runs may use it. Default:
+    `always` where the model answers the same each time, else `never`. A resumed run keeps what it has
+    finished whatever this says."""
 
 
 class CallingStep(KeptStep):
@@ -262,7 +276,8 @@ class CallingStep(KeptStep):
     deadline: Duration | None = None
     """For all tries of one row together, waits between them included."""
     on_ambiguous: Literal["retry", "fail"] = "retry"
-    """What to do with a call that a crash interrupted, and that may have been paid: make it again, or fail the row."""
+    """What to do with a call that a crash interrupted, and that may have been paid: make it again, or fail
+    the row."""
     budget: Budget | None = None
     """What this step may spend in a run."""
 
