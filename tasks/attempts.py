@@ -147,8 +147,11 @@ class _Attempt:
                 await asyncio.sleep(backoff)
             await caller.gate.wait_for_place(self._number)
             return
+        left = caller.left() if caller.tally.began is not None else None
+        if left is not None and left <= 0:
+            raise self._too_late()  # a place that is free would be taken without a look at the time
         try:
-            async with asyncio.timeout(caller.left() if caller.tally.began is not None else None):
+            async with asyncio.timeout(left):
                 if backoff > 0:
                     await asyncio.sleep(backoff)
                 await caller.gate.wait_for_place(self._number)
@@ -158,11 +161,10 @@ class _Attempt:
             caller.tally.began = caller.clock.monotonic()
 
     def _too_late(self) -> TimedOut:
-        late = TimedOut(
+        return TimedOut(
             f"the row's deadline of {self._caller.deadline:g} s passed before attempt {self._number}.",
             hint="Raise `deadline:` of the step, or resume the run.",
         )
-        return late
 
     async def _begin(self, since: float) -> None:
         caller = self._caller

@@ -97,6 +97,18 @@ async def test_a_deadline_cuts_the_attempt_that_would_outlast_it(serve: Any, des
     assert "TimedOut" in json.loads(desk.records()[0].error)["type"]
 
 
+async def test_when_the_deadline_has_passed_nothing_more_is_sent(serve: Any, desks: Any) -> None:
+    """An answer that does not fit comes after the deadline: it is not asked for again."""
+    server = serve({"fault": "changed", "text": "prose"}, latency=0.1)
+    form = "    output: {intent: string}\n    reask: 3\n    deadline: 90ms\n    timeout: 5s"
+    desk = desks(server, step=form)
+
+    await desk.run("a")
+
+    assert len(server.ledger()) == 1
+    assert desk.statuses() == ["failed"]
+
+
 async def test_rows_that_wait_for_a_place_do_not_use_up_their_deadline(serve: Any, desks: Any) -> None:
     server = serve(latency=0.15)
     desk = desks(server, step="    deadline: 400ms", model=", limits: {concurrency: 1}")
