@@ -1,8 +1,8 @@
 """Who may call a model now: one gate per model, shared by all callers of a process.
 
 Owns the limit of calls in flight and what a 429 teaches: after one, everybody waits until the time that the
-endpoint named. Where most of the other calls under way were answered, the gate then opens as wide as before;
-else one call at a time, widening with every success, so that callers in a queue do not spend their tries on
+endpoint named. Where only a few of the latest answers were 429, the gate then opens as wide as before; else
+one call at a time, widening with every success, so that callers in a queue do not spend their tries on
 learning the same thing. While the endpoint is down (see .circuit) only probes get through. Knows nothing of
 what is called. Invariant: never more than `concurrency` callers are inside.
 """
@@ -20,8 +20,10 @@ from tasks.providers.circuit import Circuit
 
 LONGEST_WAIT = 120.0
 """Seconds that a caller waits when asked to; with more the row fails and names the time."""
-ANSWERED_PER_REFUSED = 9
-"""With so many answers for each 429 the endpoint refuses a few calls only; with fewer, every try counts."""
+FEW_REFUSED = 0.125
+"""Up to this share of 429 the endpoint refuses a few calls only; beyond it, it is over its limit."""
+MEMORY = 0.97
+"""How much of that share is left after one answer: it looks back over some thirty of them."""
 
 
 class Gate:
@@ -44,7 +46,7 @@ class Gate:
         self._threshold = float(concurrency)
         self._open_at = -math.inf
         self._width_before: float | None = None
-        self._refused = self._answered = 0
+        self._refused_share = FEW_REFUSED  # of an endpoint that nothing is known of, every 429 counts
         self._timer: asyncio.TimerHandle | None = None
         self._shut: HeadraceError | None = None
 
@@ -79,10 +81,10 @@ class Gate:
         if now >= self._open_at:
             self._reopen()
             # Calls that were sent before the pause come back with the same news; it counts once.
-            self._width_before, self._refused, self._answered = self._width, 0, 0
+            self._width_before = self._width
             self._threshold = max(1.0, min(self._width, self._inside) / 2)
             self._width = 1.0
-        self._refused += 1
+        self._refused_share = MEMORY * self._refused_share + (1 - MEMORY)
         self._open_at = max(self._open_at, now + seconds)
         if self.wait > LONGEST_WAIT:
             self._turn_away(self._too_long())
@@ -99,7 +101,7 @@ class Gate:
 
     def widen(self) -> None:
         """Let more in after an answer: doubling up to half of what was too much, then slowly."""
-        self._answered += 1
+        self._refused_share *= MEMORY
         if self._width < self.concurrency:
             step = 1.0 if self._width < self._threshold else 1.0 / self._width
             self._width = min(float(self.concurrency), self._width + step)
@@ -142,9 +144,9 @@ class Gate:
             raise
 
     def _reopen(self) -> None:
-        """After a pause, judge by the calls that were under way whether it was a matter of a few refusals."""
+        """After a pause, judge by the latest answers whether it was a matter of a few refusals."""
         if self._width_before is not None and self.wait == 0:
-            if self._answered >= ANSWERED_PER_REFUSED * self._refused:
+            if self._refused_share <= FEW_REFUSED:
                 self._width = max(self._width, self._width_before)
             self._width_before = None
 

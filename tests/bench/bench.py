@@ -41,7 +41,9 @@ HEADRACE = BY_NAME["headrace"]
 
 
 def run_compare(bench: Bench, given: argparse.Namespace) -> tuple[Any, Table, list[str]]:
-    found = compare.compare(bench, chosen(given), kill_rows=given.kill_rows, say=say)
+    found = compare.compare(
+        bench, chosen(given), kill_rows=given.kill_rows, cold_tries=given.cold_tries, say=say
+    )
     return found, compare.table(found), compare.remarks(found)
 
 
@@ -98,8 +100,8 @@ def main() -> None:
     results: dict[str, Any] = {"machine": report.machine(), "date": str(today()), "options": vars(given)}
     with prepared(given) as bench:
         for mode in given.modes:
-            figures, lines, remarks = MODES[mode](bench, given)
             how = described(bench, mode)
+            figures, lines, remarks = MODES[mode](bench, given)
             results[mode] = {"how": how, "figures": figures}
             print("\n".join(["", how, "", report.as_text(lines), "", *remarks]), flush=True)
             if given.write_docs:
@@ -141,8 +143,10 @@ def chosen(given: argparse.Namespace) -> list[Contender]:
 
 def described(bench: Bench, mode: str) -> str:
     spread = f", lognormal with sigma {bench.sigma:g}" if bench.sigma else ""
-    load = f"{bench.rows:,} rows x {bench.steps} dependent calls, {bench.concurrency} at once, "
-    return f"`{mode}`: {load}latency {1000 * bench.latency:.0f} ms{spread}; {report.machine()}; {today()}."
+    load = f"{bench.rows:,} rows x {bench.steps} dependent calls, {bench.concurrency} at once"
+    latency = f"latency {1000 * bench.latency:.0f} ms{spread}"
+    busy = f"load average {os.getloadavg()[0]:.1f} at the start"
+    return f"`{mode}`: {load}, {latency}. {report.machine()}; {busy}; {today()}."
 
 
 def today() -> datetime.date:
@@ -166,6 +170,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, help="0 makes Headrace look for answers to reuse")
     parser.add_argument("--only", nargs="+", choices=sorted(BY_NAME), help="contenders of `compare`")
     parser.add_argument("--kill-rows", type=int, default=200, help="rows of the kill column; 0 leaves it out")
+    parser.add_argument(
+        "--cold-tries", type=int, default=3, help="cold starts of `compare`; 0 leaves them out"
+    )
     parser.add_argument("--kills", type=int, default=10, help="kills in mode `kills`")
     parser.add_argument("--seed", type=int, default=1, help="decides the moments of the kills")
     parser.add_argument("--times", type=int, default=50, help="runs in mode `single`")

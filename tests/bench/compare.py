@@ -9,17 +9,18 @@ from typing import Any
 from contenders import Bench, Contender, cold_start, measure
 from kills import kill_and_finish
 
-COLD_TRIES = 3
 
-
-def compare(bench: Bench, contenders: Sequence[Contender], *, kill_rows: int, say: Any) -> dict[str, Any]:
+def compare(
+    bench: Bench, contenders: Sequence[Contender], *, kill_rows: int, cold_tries: int, say: Any
+) -> dict[str, Any]:
     """Measure each contender and return their figures by name."""
     found = {}
     for who in contenders:
         say(f"{who.title}: the batch")
         figures = measure(bench, who)
-        say(f"{who.title}: cold starts")
-        figures["cold_s"] = statistics.median(cold_start(bench, who) for _ in range(COLD_TRIES))
+        if cold_tries:
+            say(f"{who.title}: cold starts")
+            figures["cold_s"] = statistics.median(cold_start(bench, who) for _ in range(cold_tries))
         if kill_rows:
             say(f"{who.title}: kill -9 half-way")
             rows = max(8, int(kill_rows * min(1.0, who.share * 5)))
@@ -47,7 +48,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
                 f"{1000 * cpu / calls:.2f} ms",
                 f"{calls / cpu:.0f}",
                 f"{figures['peak_mb']:.0f} MB",
-                f"{figures['cold_s']:.2f} s",
+                f"{figures['cold_s']:.2f} s" if "cold_s" in figures else "",
                 f"{killed['repeated']} of {killed['finished']}" if killed else "",
                 figures["keeps"],
             ]
