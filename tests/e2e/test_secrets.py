@@ -6,7 +6,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import Desk
 
 from chains.store import open_store
 
@@ -27,7 +26,7 @@ def everything_in(folder: Path) -> bytes:
 
 def test_secrets_are_nowhere_in_store_output_and_errors(make_desk) -> None:
     told = f"{KEY} {TOKEN} {quote(TOKEN, safe='')} {HEADER} are wrong"
-    desk: Desk = make_desk(
+    desk = make_desk(
         {"at": 1, "fault": "status", "status": 500, "message": told},
         {"at": 2, "fault": "close"},
         {"at": 4, "fault": "redirect", "location": f"http://127.0.0.1:1/{TOKEN}/{quote(TOKEN)}"},
