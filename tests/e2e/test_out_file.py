@@ -54,17 +54,18 @@ def test_what_the_run_reads_keeps_or_cannot_write_is_refused_before_any_call(des
     assert desk.headrace("runs", "--json").json() == []
 
 
-def test_a_disk_that_refuses_the_outputs_hides_no_result(desk) -> None:
-    desk.environment["HEADRACE_FAILPOINTS"] = (
-        "store.file.before_rename=enospc@3"  # two files of the chain come first
-    )
-    out = desk.folder / "out.jsonl"
-    asked = ("run", str(desk.chain), "-i", "ticket=my refund", "--out", str(out), "--direct")
-    done = desk.headrace(*asked)
+def test_outputs_that_cannot_be_written_in_the_end_hide_no_result(desk) -> None:
+    folder = desk.folder / "results"
+    folder.mkdir()
+    functions = desk.chain.parent / "functions.py"
+    gone = f"    import os\n    os.path.exists({str(folder)!r}) and os.rmdir({str(folder)!r})\n    return"
+    functions.write_text(functions.read_text().replace("    return", gone))
+    out = folder / "out.jsonl"
+    done = desk.headrace("run", str(desk.chain), "-i", "ticket=my refund", "--out", str(out), "--direct")
     assert done.code == 3, done.err
     assert "intent: refund" in done.out and "cannot be written" in done.err and "Traceback" not in done.err
     sent = desk.sent()
-    del desk.environment["HEADRACE_FAILPOINTS"]
+    folder.mkdir()
     assert desk.headrace("resume", "last", "--out", str(out), "--direct").code == 0
     assert desk.sent() == sent and json.loads(out.read_text())["status"] == "ok"
 
