@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from chains.errors import EnvironmentLacks, InputInvalid
 from chains.spec import EmbedStep, FinetuneStep, PrepareStep
+from chains.store.places import LocalPlace
 from chains.suggest import shown
 from chains.templates import has_expression
 
@@ -31,7 +32,7 @@ def check_out(out: Path, *, store: Store, chain_file: ChainFile, dataset: Datase
         _check_place(out, target, name)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
         raise InputInvalid(f"--out {name} is no path that can be followed: {error}.") from error
-    if target.is_relative_to(store.path.resolve()):
+    if any(target.is_relative_to(folder.resolve()) for folder in _kept_in(store)):
         raise InputInvalid(f"--out {name} lies inside the store.", hint="Name a file elsewhere.")
     if dataset is not None and _same(target, dataset.path):
         raise InputInvalid(
@@ -73,6 +74,13 @@ def _check_place(out: Path, target: Path, name: str) -> None:
         )
     if not target.name:
         raise InputInvalid(f"--out {name} names no file.")
+
+
+def _kept_in(store: Store) -> Iterator[Path]:
+    """Yield the store's folders on this machine; its blobs may lie elsewhere."""
+    yield store.path
+    if isinstance(store.blobs.place, LocalPlace):
+        yield store.blobs.place.folder
 
 
 def _read_by(chain_file: ChainFile) -> Iterator[Path]:
