@@ -11,6 +11,11 @@ _DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, 
 _PAIRS: Final = tuple(high + low for high in _DIGITS for low in _DIGITS)
 
 
+def elapsed(started: float | None, finished: float | None) -> float | None:
+    """Return the seconds between two times of the wall clock; none were lost when it was set back."""
+    return None if started is None or finished is None else max(0.0, finished - started)
+
+
 @dataclass(slots=True)
 class Clock:
     """The process's source of time (UTC seconds), durations (monotonic seconds) and ids."""

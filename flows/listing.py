@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from chains.clock import elapsed
+
 if TYPE_CHECKING:
     from chains.store import RecordRow
     from flows.prepared import PreparedRun
@@ -30,7 +32,7 @@ class Listing:
 
 def seconds_of(record: RecordRow) -> float:
     """Return how long a record took; one that has not ended took no time yet."""
-    return (record.finished_at or record.started_at or 0.0) - (record.started_at or 0.0)
+    return elapsed(record.started_at, record.finished_at) or 0.0
 
 
 def list_step(run: PreparedRun, step_id: str, *, shown: int) -> Listing:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chains.clock import elapsed
 from flows.cli.options import JsonOption, StoreOption, no_store
 from flows.cli.text import duration, iso, moment, print_json, safe, table
 from flows.resuming import is_dead
@@ -109,6 +110,7 @@ def _print_runs(found: list[dict[str, Any]], chain: str | None) -> None:
 
 def run_facts(run: RunRow) -> dict[str, Any]:
     """Return what the lists say of a run, as JSON values."""
+    took = elapsed(run.started_at, run.finished_at)
     return {
         "run": run.id,
         "chain": run.chain,
@@ -116,7 +118,7 @@ def run_facts(run: RunRow) -> dict[str, Any]:
         "rows": run.rows,
         "started_at": iso(run.started_at),
         "finished_at": iso(run.finished_at),
-        "seconds": None if run.finished_at is None else round(run.finished_at - run.started_at, 3),
+        "seconds": None if took is None else round(took, 3),
         "data": run.data_path,
         "version": run.chain_hash,
     }

@@ -242,9 +242,10 @@ def _print_end(
 
 
 def _took(row: RunRow) -> str:
+    from chains.clock import elapsed
     from flows.cli.text import duration
 
-    return duration((row.finished_at or row.started_at) - row.started_at)
+    return duration(elapsed(row.started_at, row.finished_at) or 0.0)
 
 
 def _first_failure(prepared: PreparedRun) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chains.clock import elapsed
 from chains.errors import InputInvalid
 from flows.cli.options import JsonOption, RunArgument, StoreOption
 from flows.cli.read import MOST_ROWS, reading, run_facts
@@ -103,6 +104,7 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
 
 def _step_facts(step: StepRow, numbers: Mapping[str, int], run_status: str) -> dict[str, Any]:
     status = step_status(step, numbers, run_status)
+    took = elapsed(step.started_at, step.finished_at)
     return {
         "step": step.id,
         "kind": step.kind,
@@ -116,9 +118,7 @@ def _step_facts(step: StepRow, numbers: Mapping[str, int], run_status: str) -> d
         "tokens_in": numbers.get("tokens_in") or 0,
         "tokens_out": numbers.get("tokens_out") or 0,
         "cost_micro": cost_of(numbers),
-        "seconds": None
-        if step.finished_at is None or step.started_at is None
-        else round(step.finished_at - step.started_at, 3),
+        "seconds": None if took is None else round(took, 3),
     }
 
 
@@ -192,7 +192,7 @@ def _print_error(error: dict[str, Any]) -> None:
 
 
 def _print_attempt(attempt: AttemptRow) -> None:
-    took = duration((attempt.finished_at or attempt.started_at) - attempt.started_at)
+    took = duration(elapsed(attempt.started_at, attempt.finished_at) or 0.0)
     facts = [attempt.state, took] + [f"HTTP {attempt.status}"] * bool(attempt.status)
     facts += [safe(attempt.model)] if attempt.model else []
     print(f"\n--- attempt {attempt.number}: {' · '.join(facts)}")

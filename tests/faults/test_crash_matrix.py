@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from crash import CALLS, Crash, Golden
+from golden import CALLS, Crash, Golden
 from servers.launch import Running, start
 
 from chains import failpoints

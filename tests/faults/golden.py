@@ -1,7 +1,7 @@
-"""A run that is killed at a failpoint and finished afterwards, and what is left of it.
+"""A whole run that something happens to, and what is left of it.
 
 Owns the golden chain (`desk` with a step that keeps blobs and one that makes a folder) and how its commands
-are run: each in a process of its own. Knows nothing of which points there are, or of what must hold.
+are run: each in a process of its own. Knows nothing of what happens to a run, or of what must hold then.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def long(text: str, intent: str) -> str:
 """
 
 
+MAIN = "from flows.cli import main; main()"
+
+
 @dataclass(frozen=True)
 class Crash:
     """Kill `command` (`run`, `resume`, `verify`) when it comes to `point` for the `count`-th time."""
@@ -73,6 +76,7 @@ class Golden:
     folder: Path
     server: Running
     store: str = "new"
+    environment: dict[str, str] = field(default_factory=dict)
     in_flight: Counter[bytes] = field(default_factory=Counter)
     """Requests that nobody had answered, as far as the store knew, when the run was killed."""
 
@@ -95,25 +99,32 @@ class Golden:
             file = SqliteFile(self.folder / "store" / "headrace.db")
             migrate(file, clock=Clock(), migrations=MIGRATIONS[:1])
 
-    def headrace(self, *arguments: str, points: str = "") -> subprocess.CompletedProcess[str]:
+    def headrace(
+        self, *arguments: str, points: str = "", code: str = MAIN
+    ) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, points=points, code=code)
+        out, err = process.communicate(timeout=90)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, *arguments: str, points: str = "", code: str = MAIN) -> subprocess.Popen[str]:
         foreign = ("PREFECT_", "HEADRACE_", "OPENAI_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        environment = kept | {
+        environment = kept | self.environment
+        environment |= {
             "PYTHONPATH": str(ROOT),
             "HEADRACE_STORE": str(self.folder / "store"),
             failpoints.VARIABLE: points,
         }
         if self.store == "bucket":
             environment["HEADRACE_BLOBS"] = self._bucket
-        return subprocess.run(
-            [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
             cwd=self.folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=90,
         )
 
     def command(self, name: str) -> tuple[str, ...]:
@@ -129,7 +140,7 @@ class Golden:
         """Run the command until it is killed, and note what was in flight then."""
         done = self.headrace(*self.command(crash.command), points=f"{crash.point}=kill@{crash.count}")
         assert done.returncode == -signal.SIGKILL, f"{crash} was not reached: {done.stdout}{done.stderr}"
-        self.in_flight.update(self._look("SELECT request FROM attempts WHERE state = 'intent'"))
+        self.in_flight.update(self.look("SELECT request FROM attempts WHERE state = 'intent'"))
 
     def finish(self) -> None:
         """Run the rest without a fault."""
@@ -138,11 +149,11 @@ class Golden:
 
     @property
     def run_id(self) -> str | None:
-        runs = self._look("SELECT id FROM runs")
+        runs = self.look("SELECT id FROM runs")
         assert len(runs) <= 1, "the rest of a run became a run of its own"
         return runs[0] if runs else None
 
-    def _look(self, query: str) -> list[Any]:
+    def look(self, query: str) -> list[Any]:
         """Ask a copy: to open the database itself would mend what the crash left."""
         with TemporaryDirectory() as folder:
             for path in (self.folder / "store").glob("headrace.db*"):
