@@ -50,13 +50,14 @@ def location(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> st
     """Where a new store of this kind may be made."""
     if backend.startswith("sqlite"):
         return str(tmp_path / "store")
-    url = request.getfixturevalue("postgres")
+    url = f"{request.getfixturevalue('postgres')}/postgres"
+    # A schema of its own and not a database: those are 300 files each.
     name = f"store{next(_names)}"
-    engine = create_engine(f"{url.replace('postgresql', 'postgresql+psycopg')}/postgres")
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine = create_engine(url.replace("postgresql", "postgresql+psycopg"))
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {name}"))
     engine.dispose()
-    return f"{url}/{name}"
+    return f"{url}?options=-csearch_path%3D{name}"
 
 
 @pytest.fixture
