@@ -145,6 +145,8 @@ def described(bench: Bench, mode: str) -> str:
     spread = f", lognormal with sigma {bench.sigma:g}" if bench.sigma else ""
     load = f"{bench.rows:,} rows x {bench.steps} dependent calls, {bench.concurrency} at once"
     latency = f"latency {1000 * bench.latency:.0f} ms{spread}"
+    if mode == "single":
+        load, latency = f"1 row x {bench.steps} dependent calls", "latency 0"
     busy = f"load average {os.getloadavg()[0]:.1f} at the start"
     return f"`{mode}`: {load}, {latency}. {report.machine()}; {busy}; {today()}."
 

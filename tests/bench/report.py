@@ -50,12 +50,12 @@ def machine() -> str:
 
 
 def write_block(name: str, text: str) -> None:
-    """Put a block's new content into the page."""
+    """Put a block's new content into the page; a block that is not there yet becomes its last section."""
     page = PAGE.read_text()
     pattern = re.compile(rf"(<!-- bench {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     changed, number = pattern.subn(lambda found: f"{found[1]}{text}\n{found[2]}", page)
-    if number != 1:
-        raise RuntimeError(f"{PAGE.name} has {number} blocks named {name!r}.")
+    if number == 0:
+        changed = f"{page.rstrip()}\n\n## `{name}`\n\n<!-- bench {name} -->\n{text}\n<!-- end -->\n"
     PAGE.write_text(changed)
 
 
