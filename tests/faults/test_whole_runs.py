@@ -22,6 +22,8 @@ import pytest
 from golden import CALLS, MAIN, ROWS, Golden
 from servers.launch import launch
 
+from chains.store import RunRow, open_store
+
 pytestmark = pytest.mark.e2e
 
 Make = Callable[..., Golden]
@@ -227,3 +229,25 @@ def test_a_prefect_server_that_goes_away_in_a_run_costs_no_answer(
         assert f"http://127.0.0.1:{line.port}/api" in err, err
         repeated = golden.asked().total() - CALLS
         assert golden.look("SELECT count(*) FROM attempts WHERE state = 'ambiguous'")[0] >= repeated
+
+
+def test_a_hundred_thousand_runs_are_listed_and_pruned_in_bounded_time(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        first = RunRow(id="first", chain="c", chain_hash="h", source=b"x", status="ok", started_at=1.0)
+        store.put(first)
+        many = {"id": "printf('run%06d', n)", "started_at": "n", "finished_at": "n + 0.5"}
+        with closing(sqlite3.connect(tmp_path / "headrace.db")) as connection, connection:
+            names = [column for _, column, *_ in connection.execute("PRAGMA table_info(runs)")]
+            numbers = "WITH RECURSIVE c(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM c WHERE n < 100000)"
+            values = ", ".join(many.get(name, name) for name in names)
+            connection.execute(
+                f"{numbers} INSERT INTO runs ({', '.join(names)}) SELECT {values} FROM runs, c"
+            )
+        began = time.monotonic()
+        assert [run.id for run in store.runs(limit=2)] == ["run100000", "run099999"]
+        assert store.lost_runs() == []
+        assert time.monotonic() - began < 2
+        began = time.monotonic()
+        assert len(store.prune(before=200.0).runs) == 199
+        assert time.monotonic() - began < 20
+        assert len(store.runs(limit=200_000, payloads=False)) == 100_000 - 199
