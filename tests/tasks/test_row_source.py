@@ -32,7 +32,7 @@ def test_one_row_of_given_inputs_is_row_0() -> None:
     rows = RowSource({"ticket": "x"})
     assert (len(rows), rows.first.number, rows.first.inputs) == (1, 0, {"ticket": "x"})
     assert rows.first.columns is None
-    assert rows.shards(256) == [range(0, 1)]
+    assert rows.shards(256) == [range(1)]
 
 
 def test_rows_that_are_left_out_keep_their_numbers_free(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_rows_that_are_left_out_keep_their_numbers_free(tmp_path: Path) -> None:
 
 def test_a_limit_counts_the_rows_that_are_kept(tmp_path: Path) -> None:
     rows = source(tmp_path / "d.jsonl", ["{", '{"n": 1}', "{", '{"n": 3}', '{"n": 4}'], limit=2)
-    assert (len(rows), numbers(rows), rows.span) == (2, [1, 3], range(0, 4))
+    assert (len(rows), numbers(rows), rows.span) == (2, [1, 3], range(4))
     assert len(source(tmp_path / "e.jsonl", ['{"n": 1}'], limit=9)) == 1
 
 

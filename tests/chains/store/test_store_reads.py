@@ -206,9 +206,9 @@ def test_outputs_are_read_by_row_whether_they_are_blobs_or_not(store, record_row
         record_row(2, status="failed", output=None),
         record_row(3, output=b"not asked for"),
     )
-    assert store.outputs("run1", "triage", range(0, 3)) == {
+    assert store.outputs("run1", "triage", range(3)) == {
         0: ("ok", b"short"),
         1: ("ok", b"z" * 70_000),
         2: ("failed", None),
     }
-    assert store.outputs("run1", "absent", range(0, 3)) == {}
+    assert store.outputs("run1", "absent", range(3)) == {}
