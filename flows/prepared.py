@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chains.clock import Clock
-from chains.errors import EnvironmentLacks
+from chains.errors import EnvironmentLacks, HeadraceError
 from chains.spec import Chain, runs_once
 from flows.binding import bind_rows, open_data, refuse_per_row_inputs
 from flows.lease import RunLease, leased_run
@@ -129,7 +130,14 @@ def prepare(
         skipped_rows=bad,
         anew=anew,
     )
-    _open_run(prepared, _Opening(dataset, hashes, earlier))
+    try:
+        _open_run(prepared, _Opening(dataset, hashes, earlier))
+    except BaseException as error:
+        # After Ctrl-C the run's row may still be on its way: the writer closes the run behind it.
+        with suppress(HeadraceError):
+            store.close_lost(run_id, "failed" if isinstance(error, Exception) else "cancelled")
+            prepared.lease.give_back()
+        raise
     return prepared
 
 
