@@ -38,6 +38,9 @@ lint: $(TOOLS)  ## Check style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(RUNTIME)  ## Measure beside bare loops; BENCH="compare faults --rows 200" chooses what
+	@$(BIN)/python tests/bench/bench.py $(BENCH)
+
 docs: $(TOOLS)  ## Write the generated pages anew
 	$(BIN)/python -m chains.reference_page
 

@@ -23,7 +23,7 @@ from chains.graph import find_cycles, unread_needs, way_of
 from chains.inputs import WrongValue, value_of
 from chains.outputs import schema_problems
 from chains.references import Reference, references
-from chains.source.files import FileRefused, expand, locate, python_file
+from chains.source.files import FileRefused, expand, is_allowed_module, locate, python_file
 from chains.source.marks import YamlPath
 from chains.spec import (
     RESERVED,
@@ -205,9 +205,12 @@ def _check_embed(subject: Subject, files: _Files, at: YamlPath, step: EmbedStep)
 def _check_python(subject: Subject, path: YamlPath, words: str, reference: str) -> None:
     """Look for the function in the file's syntax tree: the file is never imported here."""
     file = python_file(reference)
-    source = subject.files.get(file) if file else None
+    if file is None:
+        _check_module(subject, path, words, reference.rpartition(":")[0])
+        return
+    source = subject.files.get(file)
     if source is None:
-        return  # a module that settings allow, or a missing file, which has its own problem
+        return  # the missing file has its own problem
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -220,6 +223,18 @@ def _check_python(subject: Subject, path: YamlPath, words: str, reference: str) 
     if "*" not in names and name not in names:
         hint = did_you_mean(name, [known for known in names if not known.startswith("_")])
         subject.findings.at_value(path, f"{words}: {shown(file)} has no function {name!r}", hint)
+
+
+def _check_module(subject: Subject, path: YamlPath, words: str, module: str) -> None:
+    if "/" in module:
+        hint = "Write it with its ending, as in checks.py:function."
+        subject.findings.at_value(path, f"{words}: {shown(module)} is neither a file nor a module", hint)
+    elif not is_allowed_module(module, subject.modules):
+        subject.findings.at_value(
+            path,
+            f"{words}: this machine does not let a chain import {shown(module)}",
+            "Put the function into a file beside the chain, or add the module to HEADRACE_ALLOWED_MODULES.",
+        )
 
 
 def _bound_names(tree: ast.Module) -> set[str]:

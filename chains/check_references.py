@@ -33,13 +33,17 @@ Said: TypeAlias = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A chain under check: its right parts, the names of all parts, its files, and where findings go."""
+    """A chain under check: its right parts, the names of all parts, its files, and where findings go.
+
+    `modules` are those that the machine lets a chain import.
+    """
 
     chain: Chain
     names: Mapping[str, frozenset[str]]
     files: Mapping[str, bytes]
     folder: str
     findings: Findings
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,9 @@ def check_references(subject: Subject) -> None:
             for key, value in part:
                 if isinstance(value, str):
                     _check_secret_template(subject, StepTemplate((section, name, key), value))
+                elif key == "headers":
+                    for template in nested_templates((section, name, key), value):
+                        _check_secret_template(subject, template)
 
 
 def templates_with_files(subject: Subject, step_id: str, step: Step) -> list[StepTemplate]:

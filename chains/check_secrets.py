@@ -19,6 +19,7 @@ _KEY_SHAPES = re.compile(
     r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|gsk_[A-Za-z0-9]{20,}"
     r"|xox[abpr]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,})|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
+_SECRET_HEADERS = re.compile(r"auth|key|token|secret|cookie|password", re.I)
 _ENV_HINT = 'Put it into an environment variable and write "{{ env.NAME }}".'
 
 
@@ -30,6 +31,13 @@ def check_models(subject: Subject) -> None:
         check_store_model(subject, (*at, "model"), words, model.model)
         _check_literal_key(subject, (*at, "api_key"), words, model.api_key)
         _check_url(subject, (*at, "base_url"), words, model.base_url)
+        for header, value in model.headers.items():
+            if _SECRET_HEADERS.search(header) and syntax_error(value) is None and not has_expression(value):
+                subject.findings.at_value(
+                    (*at, "headers", header),
+                    f"{words}: the header {header!r} is written out, and a chain file holds no secrets",
+                    _ENV_HINT,
+                )
     for name, collection in subject.chain.collections.items():
         _check_literal_key(
             subject, ("collections", name, "api_key"), f"collection {name!r}", collection.api_key

@@ -5,6 +5,15 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from typing import Final
+
+_DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u to misread
+_PAIRS: Final = tuple(high + low for high in _DIGITS for low in _DIGITS)
+
+
+def elapsed(started: float | None, finished: float | None) -> float | None:
+    """Return the seconds between two times of the wall clock; none were lost when it was set back."""
+    return None if started is None or finished is None else max(0.0, finished - started)
 
 
 @dataclass(slots=True)
@@ -26,5 +35,4 @@ class Clock:
         millis = max(int(self.now() * 1000), self._last)
         self._last = millis
         value = (millis << 80) | int.from_bytes(os.urandom(10), "big")
-        digits = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u to misread
-        return "".join(digits[(value >> shift) & 31] for shift in range(125, -5, -5))
+        return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -10, -10)])

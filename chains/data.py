@@ -57,10 +57,14 @@ class Dataset:
         return self.format == "csv"
 
     def rows(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the number and the columns of each good row from `start` up to `stop`."""
+        """Yield the number and the columns of each good row from `start` up to `stop`.
+
+        A file that was changed since it was opened is an InputInvalid, not a mixture of two data sets.
+        """
+        _require_unchanged(self.path, self._stamp)
         for number, row in self._reader.read(start):
             if stop is not None and number >= stop:
-                return
+                break
             if isinstance(row, dict):
                 yield number, row
         _require_unchanged(self.path, self._stamp)
@@ -138,8 +142,14 @@ def _stamp_of(path: Path) -> tuple[int, int]:
 
 
 def _require_unchanged(path: Path, stamp: tuple[int, int]) -> None:
-    if _stamp_of(path) != stamp:
-        raise InputInvalid(f"the data set {shown(str(path))} was changed while it was read.")
+    try:
+        now = _stamp_of(path)
+    except OSError as error:
+        raise InputInvalid(f"the data set {shown(str(path))} cannot be read any more: {error}.") from error
+    if now != stamp:
+        raise InputInvalid(
+            f"the data set {shown(str(path))} was changed while it was read.", hint="Start a new run."
+        )
 
 
 def _reader_of(path: Path, kind: Format) -> Reader:
@@ -201,7 +211,11 @@ class BoundRows:
     @property
     def rows(self) -> Iterator[BoundRow]:
         """Yield the good rows, read anew as a stream."""
-        for found in _bind(self.chain, self.dataset, self.mapping):
+        return self.read()
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[BoundRow]:
+        """Yield the good rows whose numbers are from `start` up to `stop`, without reading those before."""
+        for found in _bind(self.chain, self.dataset, self.mapping, start=start, stop=stop):
             if isinstance(found, BoundRow):
                 yield found
 
@@ -228,8 +242,10 @@ def validate_rows(
     return BoundRows(chain, dataset, dict(mapping), count, sorted(bad), bad_count)
 
 
-def _bind(chain: Chain, dataset: Dataset, mapping: Mapping[str, str]) -> Iterator[BoundRow | BadRow]:
-    for number, columns in dataset.rows():
+def _bind(
+    chain: Chain, dataset: Dataset, mapping: Mapping[str, str], *, start: int = 0, stop: int | None = None
+) -> Iterator[BoundRow | BadRow]:
+    for number, columns in dataset.rows(start, stop):
         inputs: dict[str, Any] = {}
         mistakes = []
         for name, column in mapping.items():

@@ -16,6 +16,7 @@ x HeadraceError
     - CallRefused             400, 401, 403, 404, 422
       - ContextOverflow       the prompt is longer than the model's window
       - ContentFiltered       a refusal or a content filter
+    - BudgetExceeded          the call would cost more than a budget leaves
     - OutputTruncated         the answer ended at max_tokens
     - OutputInvalid           the answer does not fit `output:`, also after re-asking
     - TemplateFailed          a template or expression failed on its values
@@ -44,7 +45,8 @@ class HeadraceError(Exception):
 
     `message` says what happened and where; `hint` says what to do. Where a step's work raises it, the other
     attributes carry what the failed record keeps: the values that the step read, the messages that it sent,
-    what it had measured, its rows' own records, and how each attempt ended.
+    what it had measured, its rows' own records, how each attempt ended, and what they came to (`tally` has
+    `tokens_in`, `tokens_out` and `cost_micro`).
     """
 
     inputs: Mapping[str, Any] | None = None
@@ -52,6 +54,7 @@ class HeadraceError(Exception):
     output: dict[str, Any] | None = None
     row_records: Sequence[Any] = ()
     history: Sequence[str] = ()
+    tally: Any = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -63,7 +66,12 @@ class HeadraceError(Exception):
 
 
 class Transient(HeadraceError):
-    """May work when tried again. `retry_after` is in seconds where the other side named it."""
+    """May work when tried again. `retry_after` is in seconds where the other side named it.
+
+    `reached` is False where nothing at all came back from the other side, not even a refusal.
+    """
+
+    reached: bool = True
 
     def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -76,6 +84,8 @@ class Terminal(HeadraceError):
 
 class ConnectionFailed(Transient):
     """No connection to the endpoint could be made or kept."""
+
+    reached = False
 
 
 class TimedOut(Transient):
@@ -153,6 +163,10 @@ class ContextOverflow(CallRefused):
 
 class ContentFiltered(CallRefused):
     """The model or its filter declined to answer."""
+
+
+class BudgetExceeded(Terminal):
+    """The call was not made: it might have cost more than a budget leaves."""
 
 
 class OutputTruncated(Terminal):

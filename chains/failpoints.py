@@ -24,6 +24,9 @@ POINTS: Final = frozenset(
         "store.file.before_write",
         "store.file.before_rename",
         "store.file.after_rename",
+        # chains.store.remote: a file that goes to a bucket
+        "store.remote.before_upload",
+        "store.remote.after_upload",
         # chains.store.folders: a folder made from blobs
         "store.folder.before_rename",
         "store.folder.after_rename",

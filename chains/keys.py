@@ -115,6 +115,13 @@ _OUT_STEP = {
     "timeout": "how long a call may take",
     "pool": "where the step runs",
 }
+_OUT_KEPT = {**_OUT_STEP, "cache": "decides whether a result is used again; with `run` the run's id enters"}
+_OUT_CALLING = {
+    **_OUT_KEPT,
+    "deadline": "how long all tries may take",
+    "on_ambiguous": "whether a doubtful call is made again",
+    "budget": "whether a call is made",
+}
 
 IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
     PromptStep: {
@@ -202,6 +209,8 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         "model": "who answers; a local one as the hash of its weights",
         "revision": "who answers",
         "base_url": "who answers",
+        "api_version": "who answers",
+        "headers": "who answers; as they are written, without what env gives",
         "temperature": "sampling",
         "top_p": "sampling",
         "max_tokens": "where an answer ends",
@@ -217,11 +226,11 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
 """Per model of chains.spec: each field that decides an answer, and in which form it enters the key."""
 
 LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
-    PromptStep: {**_OUT_STEP, "reask": "an answer that fits stays right however often one may ask"},
-    EmbedStep: _OUT_STEP,
-    RetrieveStep: _OUT_STEP,
+    PromptStep: {**_OUT_CALLING, "reask": "an answer that fits stays right however often one may ask"},
+    EmbedStep: _OUT_CALLING,
+    RetrieveStep: _OUT_CALLING,
     PythonStep: _OUT_STEP,
-    PrepareStep: _OUT_STEP,
+    PrepareStep: _OUT_KEPT,
     FinetuneStep: _OUT_STEP,
     EvaluateStep: _OUT_STEP,
     Model: {
@@ -229,6 +238,9 @@ LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
         "device": "where the model runs; its number format is in the key",
         "pool": "where the model runs",
         "limits": "how fast it is asked",
+        "organization": "who pays",
+        "project": "who pays",
+        "price": "what it costs",
     },
     Collection: {
         "url": "where the vectors are kept; what they are is in the key",

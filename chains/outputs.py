@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from chains.errors import InputInvalid, OutputInvalid
 from chains.output_forms import SchemaProblem, read_short_form
+from chains.patterns import TooSlow
 from chains.schema_files import read_file
 from chains.strict_json import NotStrictJson, parse, whole
 from chains.suggest import shown
@@ -62,7 +63,8 @@ def parse_output(text: str, schema: Mapping[str, Any]) -> Any:
     """Return the value that an answer holds, or raise OutputInvalid in words that a model can act on.
 
     Strict JSON only: one fence around the whole answer is taken off, prose beside it is not. A field that
-    may be null and is absent comes out as null, so that templates can always refer to it.
+    may be null and is absent comes out as null, so that templates can always refer to it. A field that may be
+    absent but not null, and is null, is left out: the strict form makes endpoints answer so.
     """
     if len(text) > MAX_OUTPUT_CHARS:
         raise OutputInvalid(f"The answer is longer than {MAX_OUTPUT_CHARS} characters.")
@@ -74,6 +76,7 @@ def parse_output(text: str, schema: Mapping[str, Any]) -> Any:
         raise OutputInvalid(
             f"The answer is not a single valid JSON value: {error}.", hint="Answer with the JSON only."
         ) from error
+    value = _without_nulls(value, schema, schema)
     problems = _misfits(value, schema)
     if problems:
         raise OutputInvalid(f"The answer does not fit the schema: {'; '.join(problems)}.")
@@ -91,18 +94,20 @@ def step_output(text: str, finish_reason: str | None, parsed: Any) -> dict[str, 
 
 def _misfits(value: Any, schema: Mapping[str, Any]) -> list[str]:
     # jsonschema is loaded by the first answer, so that `headrace check` need not.
-    from jsonschema.validators import Draft202012Validator, validator_for
-    from referencing import Registry
+    from chains.schema_checker import check_names, checker_of
 
-    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
     problems = []
     try:
+        check_names(value, schema)
+        validator = checker_of(schema)
         for error in validator.iter_errors(value):
             problems.append(_say(error))
             if len(problems) == MAX_PROBLEMS:
                 break
     except re.error as error:  # of a class: the patterns of files and short forms are compiled when read
         raise InputInvalid(f"output: a pattern of the schema is no regular expression: {error}.") from error
+    except TooSlow as error:
+        raise OutputInvalid(f"The answer cannot be checked: {error}") from error
     except (RecursionError, ArithmeticError) as error:
         raise OutputInvalid(f"The answer cannot be checked: {type(error).__name__}.") from error
     return problems
@@ -126,6 +131,50 @@ def _say(error: ValidationError) -> str:
             return f"{place}: {error.message}"
         case _:
             return f"{place} fails {error.validator!r}: {found}"
+
+
+def _without_nulls(value: Any, schema: Any, root: Mapping[str, Any]) -> Any:
+    """Leave out fields that are null where they may only be absent."""
+    schema = _resolved(schema, root)
+    if isinstance(value, list):
+        return [_without_nulls(item, schema.get("items"), root) for item in value]
+    if not isinstance(value, dict):
+        return value
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    return {
+        name: _without_nulls(item, properties.get(name), root)
+        for name, item in value.items()
+        if not (
+            item is None
+            and name in properties
+            and name not in required
+            and _refuses_null(properties[name], root)
+        )
+    }
+
+
+def _refuses_null(schema: Any, root: Mapping[str, Any]) -> bool:
+    """Whether a schema surely takes no null; where it is not plain to see, it may."""
+    schema = _resolved(schema, root)
+    if "type" in schema:
+        return "null" not in _types(schema)
+    if "enum" in schema:
+        return None not in schema["enum"]
+    if "const" in schema:
+        return schema["const"] is not None
+    parts = schema.get("anyOf") or schema.get("oneOf") or ()
+    return bool(parts) and all(_refuses_null(part, root) for part in parts)
+
+
+def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema, or the one in `$defs` that it refers to."""
+    for _ in range(20):  # a longer way is a circle
+        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
+        section, _, name = str(reference).removeprefix("#/").partition("/")
+        if reference is None or section not in ("$defs", "definitions"):
+            break
+        schema = root.get(section, {}).get(name)
+    return schema if isinstance(schema, Mapping) else {}
 
 
 def _with_nulls(value: Any, schema: Any) -> Any:

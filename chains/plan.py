@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from chains.graph import Graph, graph_of_file, models_of
 from chains.prompts import prompt_parts
 from chains.spec import (
+    Budget,
     Chain,
     EmbedStep,
     EvaluateStep,
     FinetuneStep,
+    KeptStep,
     Model,
     PrepareStep,
     PromptStep,
@@ -170,6 +172,8 @@ def _described(step: Step, name: str | None, model: Model | None) -> str | None:
 
 def _reuse(step: Step, model: Model | None) -> str:
     """Say whether earlier answers may be used again, and why."""
+    if isinstance(step, KeptStep) and step.cache is not None:
+        return _CACHE_WORDS[step.cache]
     match step:
         case PromptStep():
             return _prompt_reuse(model)
@@ -187,6 +191,14 @@ def _reuse(step: Step, model: Model | None) -> str:
             return "computed anew: it costs nothing"
         case PythonStep():
             return "called anew: what a function reads is not known"
+
+
+_CACHE_WORDS = {
+    "always": "`cache: always`: reused when the same was asked before, in any run",
+    "run": "`cache: run`: what is asked twice in this run is asked once",
+    "never": "asked anew: `cache: never`",
+    "refresh": "asked anew, and later runs may use it: `cache: refresh`",
+}
 
 
 def _prompt_reuse(model: Model | None) -> str:
@@ -212,7 +224,7 @@ def _earlier_notes(chain_file: ChainFile, store: Store | None, data_sha256: str 
 
 
 def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[range]) -> list[str]:
-    notes = []
+    notes = [] if chain.budget is None else [f"the run stops before it uses more than {_most(chain.budget)}"]
     if len(shards) > 1:
         notes.append(f"the rows run in {len(shards)} shards of up to {len(shards[0])}")
     per_row = {step.id for step in steps if not step.once}
@@ -235,6 +247,12 @@ def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[ra
     if any(step.tokens_in_estimate for step in steps):
         notes.append("tokens are estimated from templates and inputs, without what earlier steps answer")
     return notes
+
+
+def _most(budget: Budget) -> str:
+    usd = [f"{budget.usd:.2f} USD"] if budget.usd is not None else []
+    counts = [(budget.tokens, "tokens"), (budget.calls, "calls")]
+    return " or ".join([*usd, *(f"{number:,} {unit}" for number, unit in counts if number is not None)])
 
 
 def _listed(names: list[str]) -> str:

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chains.output_forms import SchemaProblem, is_pattern
+from chains.patterns import is_quick
 from chains.strict_json import NotStrictJson, parse
 from chains.suggest import closest, shown
 
+MAX_NAME = 128
+"""Longest name of a field where a schema tells fields by patterns."""
 _DRAFTS = frozenset(
     f"http{s}://json-schema.org/{draft}"
     for s in ("", "s")
@@ -67,11 +70,29 @@ def _content_messages(schema: dict[str, Any]) -> list[str]:
             messages.append(f"{path}: pattern {shown(value)} is no regular expression")
         elif keyword == "patternProperties" and isinstance(value, dict) and not all(map(is_pattern, value)):
             messages.append(f"{path}: a key of patternProperties is no regular expression")
+        elif keyword == "patternProperties" and isinstance(value, dict) and not _are_quick(value):
+            messages.append(f"{path}: a key of patternProperties can take very long; use fewer repeats")
         elif keyword == "$ref" and not (isinstance(value, str) and value.startswith("#")):
             messages.append(f"{path}: $ref {shown(value)} leads out of the file; use #/$defs/NAME")
         elif keyword == "$ref" and not _leads_somewhere(schema, value):
             messages.append(f"{path}: $ref {shown(value)} leads nowhere in this file")
     return messages
+
+
+def _are_quick(patterns: dict[str, Any]) -> bool:
+    return all(is_quick(pattern, MAX_NAME) for pattern in patterns)
+
+
+def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object inside a schema that may be a schema, the whole one first."""
+    if isinstance(schema, dict):
+        yield schema
+        for key, value in schema.items():
+            if key not in ("enum", "const", "default", "examples"):  # data, not schemas
+                yield from subschemas(value)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from subschemas(item)
 
 
 def _walk(schema: Any, path: str) -> Iterator[tuple[str, str, Any]]:

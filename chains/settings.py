@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -34,11 +34,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     store: str = Field(default=".headrace", min_length=1)
-    """Folder of the store."""
+    """Folder of the store, or the address of a PostgreSQL database."""
+    blobs: str | None = Field(default=None, min_length=1)
+    """Where large payloads are kept: a folder or an fsspec address, such as `s3://bucket/prefix`.
+    Left out: the store's folder."""
+    home: str = Field(default=".headrace", min_length=1)
+    """Folder for collections, models and work where the store is a database."""
     allowed_modules: Names = ()
     """Modules that `python:` and `output:` may import besides the chain's own files; commas between them."""
     allowed_hosts: Names | None = None
     """Hosts that a chain may call; commas between them. Left out: any host; empty: none."""
+    allowed_env: Names = ()
+    """Environment variables that a chain may send to an endpoint although their names are not those of keys
+    made for one (`..._API_KEY`, `..._TOKEN`); commas between them."""
     read_outside: bool = False
     """Whether a chain may read files outside its own folder."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
@@ -47,8 +55,15 @@ class Settings(BaseModel):
     """Rows that one task carries."""
     max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """Longest response body, decoded, that is read from an endpoint."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """How much is logged."""
+    prices: str | None = Field(default=None, min_length=1)
+    """JSON file with prices that go before those that ship, in US dollars per million tokens:
+    `{"models": {"NAME": {"input": 0.25, "output": 2.0}}}`."""
+    budget_usd_per_day: float | None = Field(default=None, gt=0)
+    """US dollars that all runs on the store may spend in one day (UTC)."""
+    budget_tokens_per_day: int | None = Field(default=None, ge=1)
+    """Tokens, sent and received, that all runs on the store may use in one day (UTC)."""
+    budget_calls_per_day: int | None = Field(default=None, ge=1)
+    """Calls that all runs on the store may make in one day (UTC)."""
 
 
 def get_settings() -> Settings:

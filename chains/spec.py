@@ -80,6 +80,51 @@ class Limits(Part):
 
     concurrency: int = Field(default=64, ge=1, le=4096)
     """Calls in flight at once, over all shards of a process."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Calls in any minute, over all processes on the store."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Tokens in any minute, over all processes on the store: what is sent, and what may come back at most."""
+
+
+class Price(Part):
+    """What a model costs, in US dollars per million tokens."""
+
+    input: float = Field(ge=0)
+    """What is sent."""
+    output: float = Field(default=0.0, ge=0)
+    """What comes back."""
+
+
+class Budget(Part):
+    """What may be spent; the call that would go beyond it is not made."""
+
+    usd: float | None = Field(default=None, gt=0)
+    """US dollars. Every model that is called needs a known price."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Tokens, sent and received."""
+    calls: int | None = Field(default=None, ge=1)
+    """Calls, repeated ones included."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Budget:
+        if self.usd is None and self.tokens is None and self.calls is None:
+            raise ValueError("a budget needs at least one of 'usd', 'tokens' and 'calls'")
+        return self
+
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_OWN_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+    }
+)
+_ENDPOINT_KEYS = ("headers", "api_version", "organization", "project")
 
 
 class Model(Part):
@@ -96,7 +141,18 @@ class Model(Part):
     base_url: str | None = None
     """Address of an OpenAI-compatible endpoint, up to and including `/v1`."""
     api_key: str | None = None
-    """A `{{ env.NAME }}` template. Default: `{{ env.OPENAI_API_KEY }}`."""
+    """A `{{ env.NAME }}` template. Default: `{{ env.OPENAI_API_KEY }}`, with `api_version`
+    `{{ env.AZURE_OPENAI_API_KEY }}`, where `base_url` is that service's own."""
+    api_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """For an Azure deployment, whose `base_url` ends in `/openai/deployments/NAME`: its API version,
+    such as `2024-10-21`."""
+    organization: str | None = None
+    """Organisation that pays. Default: the environment variable OPENAI_ORG_ID."""
+    project: str | None = None
+    """Project that pays. Default: the environment variable OPENAI_PROJECT_ID."""
+    headers: dict[str, str] = {}
+    """More headers of each call. Values may be `{{ env.NAME }}` templates; what they become is never
+    stored."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """Sampling temperature. Local models default to 0 (greedy)."""
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -115,12 +171,33 @@ class Model(Part):
     pool: Name | None = None
     """Work pool for every step that uses this model."""
     limits: Limits = Limits()
-    """What this model may be asked for at once."""
+    """What this model may be asked for at once, and in a minute."""
+    price: Price | None = None
+    """What it costs. Default: from the table of prices; a local model costs nothing."""
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r:.80} is no name of a header")
+            if name.lower() in _OWN_HEADERS:
+                raise ValueError(f"the header {name!r} is set by the call itself")
+            if any(ord(character) < 32 or ord(character) == 127 for character in text):
+                raise ValueError(f"the header {name!r} holds a line break or control character")
+        return value
 
     @model_validator(mode="after")
     def _named(self) -> Model:
         if self.provider != "starter" and not self.model:
             raise ValueError(f"a model of provider '{self.provider}' needs the key 'model'")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_provider(self) -> Model:
+        for name in _ENDPOINT_KEYS if self.provider != "openai" else ():
+            if getattr(self, name):
+                raise ValueError(f"'{name}' is for provider 'openai', not for '{self.provider}'")
         return self
 
 
@@ -180,7 +257,32 @@ class StepBase(Part):
     """Work pool of this step."""
 
 
-class PromptStep(StepBase):
+CacheMode: TypeAlias = Literal["run", "always", "never", "refresh"]
+
+
+class KeptStep(StepBase):
+    """What steps may say whose results can be used again."""
+
+    cache: CacheMode | None = None
+    """`always`: a result for the same question is used again, also from earlier runs; `run`: from this run
+    only; `never`: every row is worked out for itself; `refresh`: anew, and later runs may use it. Default:
+    `always` where the model answers the same each time, else `never`. A resumed run keeps what it has
+    finished whatever this says."""
+
+
+class CallingStep(KeptStep):
+    """What steps may say that call a model."""
+
+    deadline: Duration | None = None
+    """For all tries of one row together, waits between them included."""
+    on_ambiguous: Literal["retry", "fail"] = "retry"
+    """What to do with a call that a crash interrupted, and that may have been paid: make it again, or fail
+    the row."""
+    budget: Budget | None = None
+    """What this step may spend in a run."""
+
+
+class PromptStep(CallingStep):
     """Ask a model."""
 
     prompt: str | list[dict[Literal["system", "user", "assistant"], Template]]
@@ -219,7 +321,7 @@ class Chunking(Part):
         return self
 
 
-class EmbedStep(StepBase):
+class EmbedStep(CallingStep):
     """Turn texts into vectors: documents into a collection (once), or one text per row."""
 
     embed: str | list[str]
@@ -238,7 +340,7 @@ class EmbedStep(StepBase):
         return self
 
 
-class RetrieveStep(StepBase):
+class RetrieveStep(CallingStep):
     """Find the nearest chunks of a collection."""
 
     retrieve: Name
@@ -281,7 +383,7 @@ class Split(Part):
         return self
 
 
-class PrepareStep(StepBase):
+class PrepareStep(KeptStep):
     """Read rows, clean, deduplicate and split them, and write them as training examples (once)."""
 
     prepare: str
@@ -468,6 +570,8 @@ class Chain(Part):
     not fail the run; `fail`: the first failed row stops the run."""
     max_failed_rows: int = Field(default=0, ge=0)
     """With `collect`: how many rows may fail before the run counts as failed."""
+    budget: Budget | None = None
+    """What a run may spend."""
     steps: dict[Name, Step] = Field(min_length=1)
     """The steps, by id. Their order in the file does not matter."""
     outputs: dict[Name, Any] = {}

@@ -22,24 +22,25 @@ if TYPE_CHECKING:
 
 def missing_environment(chain: Chain, env: Mapping[str, str]) -> list[str]:
     """Return the environment variables that the models and collections in use need and that are not set."""
-    names, collections = _in_use(chain)
+    names, collections = in_use(chain)
     parts: list[Any] = [chain.models[name] for name in chain.models if name in names]
     parts += [chain.collections[name] for name in chain.collections if name in collections]
     wanted: dict[str, None] = {}
     for part in parts:
         texts = [value for _, value in part if isinstance(value, str)]
+        texts += part.headers.values() if isinstance(part, Model) else []
         for reference in (reference for text in texts for reference in references(text)):
             if reference.root == "env" and len(reference.path) == 1 and not reference.guarded:
                 wanted[reference.path[0]] = None
         if isinstance(part, Model) and _needs_default_key(part, env):
-            wanted["OPENAI_API_KEY"] = None
+            wanted["AZURE_OPENAI_API_KEY" if part.api_version else "OPENAI_API_KEY"] = None
     return sorted(name for name in wanted if not env.get(name))
 
 
 def warnings(chain_file: ChainFile) -> list[Problem]:
     """Return what is allowed and probably not meant: inputs, models and collections that nothing uses."""
     chain = chain_file.chain
-    models, collections = _in_use(chain)
+    models, collections = in_use(chain)
     inputs = _inputs_read(chain_file)
     unused: list[YamlPath] = [("models", name) for name in chain.models if name not in models]
     unused += [("collections", name) for name in chain.collections if name not in collections]
@@ -54,7 +55,8 @@ def warnings(chain_file: ChainFile) -> list[Problem]:
     )
 
 
-def _in_use(chain: Chain) -> tuple[set[str], set[str]]:
+def in_use(chain: Chain) -> tuple[set[str], set[str]]:
+    """Return the models (for finetune: the base as written) and the collections that some step uses."""
     models = {name for step in chain.steps.values() for name in models_of(step, chain)}
     collections = {
         name
@@ -83,7 +85,7 @@ def _inputs_read(chain_file: ChainFile) -> set[str]:
 
 
 def _needs_default_key(model: Model, env: Mapping[str, str]) -> bool:
-    """Whether a model falls back to OPENAI_API_KEY; a server on this machine mostly wants no key."""
+    """Whether a model falls back to the usual variable; a server on this machine mostly wants no key."""
     if model.provider != "openai" or model.api_key is not None:
         return False
     url = model.base_url or env.get("OPENAI_BASE_URL") or ""

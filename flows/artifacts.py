@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from chains.spec import kind_of
 from flows.costs import cost_of
+from flows.listing import list_step, seconds_of
 from tasks.scopes import ONCE
 
 if TYPE_CHECKING:
     from chains.store import RecordRow
     from flows.prepared import PreparedRun
 
+_MARKUP = re.compile(r"[!#$&()*+/:<=>@\[\\\]^_`{|}~]|(?<=[wW])\.")
 LONGEST_CELL = 300
 LONGEST_BLOCK = 20_000
 LISTED_ROWS = 10
@@ -30,7 +33,9 @@ async def leave_artifact(run: PreparedRun, step_id: str, status: str) -> None:
 
     key = f"{run.chain.chain}-{step_id}".replace("_", "-")
     description = f"{kind_of(run.chain.steps[step_id])} · {status} · run {run.run_id}"
-    await acreate_markdown_artifact(step_markdown(run, step_id, status), key=key, description=description)
+    # A step of many rows takes a while to read; calls of other steps go on meanwhile.
+    page = await asyncio.to_thread(step_markdown, run, step_id, status)
+    await acreate_markdown_artifact(page, key=key, description=description)
 
 
 class RunProgress:
@@ -38,7 +43,7 @@ class RunProgress:
 
     def __init__(self, run: PreparedRun) -> None:
         self._run = run
-        self._units = sum(1 if step in run.once else len(run.plan.shards) for step in run.graph.order)
+        self._units = sum(1 if step in run.once else len(run.shards) for step in run.graph.order)
         self._ended = 0
         self._artifact: UUID | None = None
         self._lock = asyncio.Lock()
@@ -66,20 +71,20 @@ def step_markdown(run: PreparedRun, step_id: str, status: str) -> str:
     single = step_id in run.once or len(run.rows) == 1
     heading = f"## {step_id} · {status}\n"
     if single:
-        record = run.store.record(run.run_id, step_id, ONCE if step_id in run.once else 0)
+        number = ONCE if step_id in run.once else run.rows.first.number
+        record = run.store.record(run.run_id, step_id, number)
         return heading + (_record_markdown(run, record) if record is not None else "No record.")
-    records = run.store.records(run.run_id, step_id)
-    return heading + _many_markdown(run, step_id, records)
+    return heading + _many_markdown(run, step_id)
 
 
 def _record_markdown(run: PreparedRun, record: RecordRow) -> str:
     parts = [_facts(record)]
     if record.error is not None:
         error = json.loads(record.error)
-        parts.append(f"**{error['type']}**: {error['message']} {error.get('hint') or ''}")
-        parts += [f"- {line}" for line in error.get("history", [])]
+        lines = [f"{error['type']}: {error['message']} {error.get('hint') or ''}".rstrip()]
+        parts.append(_fence("\n".join([*lines, *error.get("history", [])])))
     for message in json.loads(record.messages) if record.messages else []:
-        parts.append(f"### {message['role']}\n{_fence(message['content'])}")
+        parts.append(f"### {_cell(message['role'])}\n{_fence(message['content'])}")
     if record.output is not None:
         output = json.loads(record.output)
         parts.append(f"### response\n{_fence(output['text'])}" if "text" in output else "")
@@ -88,11 +93,12 @@ def _record_markdown(run: PreparedRun, record: RecordRow) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _many_markdown(run: PreparedRun, step_id: str, records: Sequence[RecordRow]) -> str:
+def _many_markdown(run: PreparedRun, step_id: str) -> str:
+    listed = list_step(run, step_id, shown=LISTED_ROWS)
     counts = run.store.counts(run.run_id).get(step_id, {})
     cost = cost_of(counts)
     facts = {
-        "rows": len(records),
+        "rows": listed.rows,
         **{
             name: counts.get(name, 0) for name in ("ok", "failed", "blocked", "skipped", "reused", "attempts")
         },
@@ -101,13 +107,11 @@ def _many_markdown(run: PreparedRun, step_id: str, records: Sequence[RecordRow])
         "cost": "unknown" if cost is None else f"${cost / 1e6:.4f}",
     }
     parts = [_table([facts])]
-    slowest = sorted(records, key=_seconds, reverse=True)[:LISTED_ROWS]
-    parts.append("### Slowest rows\n" + _table([_row_facts(record) for record in slowest]))
-    failed = [record for record in records if record.status in ("failed", "blocked")]
-    if failed:
-        listed = [_row_facts(record) | {"error": _error(record)} for record in failed[:LISTED_ROWS]]
-        more = f"\n\n{len(failed) - LISTED_ROWS} more." if len(failed) > LISTED_ROWS else ""
-        parts.append("### Failed rows\n" + _table(listed) + more)
+    parts.append("### Slowest rows\n" + _table([_row_facts(record) for record in listed.slowest]))
+    if listed.failed:
+        failed = [_row_facts(record) | {"error": _error(record)} for record in listed.failed]
+        others = listed.failed_rows - len(listed.failed)
+        parts.append("### Failed rows\n" + _table(failed) + (f"\n\n{others} more." if others else ""))
     parts.append(f"`headrace show {run.run_id} --step {step_id} --row N`")
     return "\n\n".join(parts)
 
@@ -115,7 +119,7 @@ def _many_markdown(run: PreparedRun, step_id: str, records: Sequence[RecordRow])
 def _facts(record: RecordRow) -> str:
     facts: dict[str, Any] = {
         "status": record.status,
-        "seconds": f"{_seconds(record):.2f}",
+        "seconds": f"{seconds_of(record):.2f}",
         "attempts": record.attempts,
     }
     if record.tokens_in is not None or record.tokens_out is not None:
@@ -129,7 +133,7 @@ def _row_facts(record: RecordRow) -> dict[str, Any]:
     return {
         "row": record.row,
         "status": record.status,
-        "seconds": f"{_seconds(record):.2f}",
+        "seconds": f"{seconds_of(record):.2f}",
         "tokens": (record.tokens_in or 0) + (record.tokens_out or 0),
         "attempts": record.attempts,
     }
@@ -137,10 +141,6 @@ def _row_facts(record: RecordRow) -> dict[str, Any]:
 
 def _row_flag(record: RecordRow) -> str:
     return f" --row {record.row}" if record.row >= 0 else ""
-
-
-def _seconds(record: RecordRow) -> float:
-    return (record.finished_at or record.started_at or 0.0) - (record.started_at or 0.0)
 
 
 def _error(record: RecordRow) -> str:
@@ -157,8 +157,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return text[:LONGEST_CELL].replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    """Return one line of text in which nothing is markup: models and endpoints may have written it."""
+    text = " ".join(("" if value is None else str(value))[:LONGEST_CELL].split())
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
 def _fence(text: str, language: str = "") -> str:

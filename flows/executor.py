@@ -1,33 +1,37 @@
 """Executes a prepared run: starts each (step, shard) when its inputs are there.
 
-Owns the order, the stop (Ctrl-C, `on_error: fail`) and the run's end in the store. Knows nothing of how a
-unit is started: a `Starter` does that, as a Prefect task or as a plain call. Invariant: a run that this
-function leaves is never `running` in the store.
+Owns the order and the run's end in the store. Knows nothing of how a unit is started: a `Starter` does that,
+as a Prefect task or as a plain call. Invariant: a run that this function leaves is never `running` in the
+store, unless another process has taken it over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import signal
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from chains.errors import HeadraceError, StoreConflict
 from chains.spec import kind_of
 from chains.store import RunRow, StepRow
 from chains.store.rows import RunStatus, StepStatus
 from flows.costs import cost_of_run
-from flows.prepared import PreparedRun
+from flows.prepared import PreparedRun, note_anew
+from flows.stopping import Stop, listen
 from tasks.context import Progress, StepContext
 from tasks.rows import ShardCounts, Stopping, run_once, run_shard
 from tasks.scopes import Scopes
 
-GRACE_SECONDS = 10.0
-"""How long calls in flight may end after the first Ctrl-C."""
+_LOG: Final = logging.getLogger(__name__)
+
 SHARDS_AT_ONCE = 4
 """Shards of one step that run together: enough to fill a model's limit, few enough to bound memory."""
+WINDOW = 16
+"""Shards of one step that are started or wait for their turn; the others are not even made yet."""
 
 Work = Callable[[], Awaitable[ShardCounts]]
 
@@ -71,17 +75,32 @@ class Direct:
         """Nobody else is told."""
 
 
-@dataclass(slots=True)
-class Stop:
-    """Whether and why the run is being stopped. The first Ctrl-C asks; the second one cancels at once."""
+class _Track:
+    """Which units of one step have ended, for those who wait for them."""
 
-    reason: str | None = None
-    by_user: bool = False
-    failed: bool = False
+    def __init__(self, units: int) -> None:
+        self._left = units
+        self._ended: set[int] = set()
+        self._waiting: dict[int, asyncio.Event] = {}
+        self._all = asyncio.Event()
 
-    def asked(self) -> bool:
-        """Whether no new row may begin."""
-        return self.reason is not None
+    async def unit(self, number: int) -> None:
+        """Return when this unit has ended."""
+        if number not in self._ended:
+            await self._waiting.setdefault(number, asyncio.Event()).wait()
+
+    async def all(self) -> None:
+        """Return when every unit has ended."""
+        await self._all.wait()
+
+    def end(self, number: int) -> None:
+        """Note that a unit has ended."""
+        self._ended.add(number)
+        self._left -= 1
+        if waiting := self._waiting.pop(number, None):
+            waiting.set()
+        if not self._left:
+            self._all.set()
 
 
 @dataclass(slots=True)
@@ -91,7 +110,10 @@ class _Execution:
     report: Callable[[Progress], None]
     stop: Stop
     since: float
-    units: dict[str, list[asyncio.Task[ShardCounts]]] = field(default_factory=dict)
+    shards: list[range]
+    tracks: dict[str, _Track] = field(default_factory=dict)
+    memos: dict[str, dict[str, Any]] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
 
 
 async def execute(
@@ -100,13 +122,20 @@ async def execute(
     """Run every step and return `{run_id, status, rows, counts, cost, outputs}` as a small dict.
 
     Never raises for failed rows or a stop by the user: the status says so. A cancellation from outside and
-    an unexpected error of the program itself are raised after the run is closed.
+    an unexpected error of the program itself are raised after the run is closed. A run that another process
+    has taken over is left to it, with a StoreConflict.
     """
-    execution = _Execution(run, starter, report, Stop(), run.clock.now())
+    shards = run.shards
+    execution = _Execution(run, starter, report, Stop(), run.clock.now(), shards)
+    for step_id in run.graph.order:
+        execution.memos[step_id] = {}
+        execution.tracks[step_id] = _Track(1 if step_id in run.once else len(shards))
     _write_steps(run)
     try:
         await _run_units(execution)
     except asyncio.CancelledError:
+        if execution.stop.lost:
+            raise _taken_over(run) from None
         if execution.stop.by_user:  # the grace is over, or Ctrl-C came twice
             return _close(execution, "cancelled")
         _close(execution, "cancelled")
@@ -121,8 +150,8 @@ async def execute(
 
 
 async def _run_units(execution: _Execution) -> None:
-    group = [asyncio.create_task(_run_step(execution, step_id)) for step_id in _start_all(execution)]
-    restore = _on_signals(execution, group)
+    group = [asyncio.create_task(_run_step(execution, step_id)) for step_id in execution.run.graph.order]
+    restore = listen(execution.stop, execution.run, group, execution.report)
     try:
         await asyncio.gather(*group)
     except BaseException:
@@ -134,31 +163,59 @@ async def _run_units(execution: _Execution) -> None:
         restore()
 
 
-def _start_all(execution: _Execution) -> tuple[str, ...]:
-    """Create the tasks of all units, in order, each waiting for the units that it needs."""
+async def _run_step(execution: _Execution, step_id: str) -> None:
+    """Make a step's units in order, a window at a time, and write its row when the last has ended."""
     run = execution.run
-    for step_id in run.graph.order:
-        step = run.chain.steps[step_id]
-        ranges: list[range | None] = [None] if step_id in run.once else list(run.plan.shards)
-        slots = asyncio.Semaphore(SHARDS_AT_ONCE)
-        execution.units[step_id] = [
-            asyncio.create_task(_run_unit(execution, Unit(step_id, kind_of(step), rows), number, slots))
-            for number, rows in enumerate(ranges)
-        ]
-    return run.graph.order
+    kind = kind_of(run.chain.steps[step_id])
+    total = ShardCounts()
+    slots = asyncio.Semaphore(SHARDS_AT_ONCE)
+    units: set[asyncio.Task[ShardCounts]] = set()
+    try:
+        for number, rows in enumerate([None] if step_id in run.once else execution.shards):
+            if len(units) == WINDOW:
+                units = await _some(units, total)
+            unit = Unit(step_id, kind, rows)
+            units.add(asyncio.create_task(_run_unit(execution, unit, number, slots)))
+        while units:
+            units = await _some(units, total)
+    except BaseException:
+        for unfinished in units:
+            unfinished.cancel()
+        await asyncio.gather(*units, return_exceptions=True)
+        raise
+    rows_left = (1 if step_id in run.once else len(run.rows)) - total.ended
+    status = _step_status(total.statuses, rows_left)
+    started = execution.begun.get(step_id)
+    counts = {**total.statuses, "reused": total.reused, "resumed": total.resumed}
+    await run.store.aput(
+        _step_row(run, step_id, status, started=started, finished=run.clock.now(), counts=counts)
+    )
+    await execution.starter.step_ended(run, step_id, status)
+
+
+async def _some(units: set[asyncio.Task[ShardCounts]], total: ShardCounts) -> set[asyncio.Task[ShardCounts]]:
+    """Wait until some units have ended, add what they counted, and return the others."""
+    ended, others = await asyncio.wait(units, return_when=asyncio.FIRST_COMPLETED)
+    for unit in ended:
+        total.add(unit.result())
+    return others
 
 
 async def _run_unit(execution: _Execution, unit: Unit, number: int, slots: asyncio.Semaphore) -> ShardCounts:
     run = execution.run
-    needed = []
     for upstream in run.graph.needs[unit.step_id]:
-        tasks = execution.units[upstream]
-        same_shard = unit.rows is not None and upstream not in run.once
-        needed += [tasks[number]] if same_shard else tasks
-    if needed:
-        await asyncio.gather(*needed)
+        track = execution.tracks[upstream]
+        if unit.rows is not None and upstream not in run.once:
+            await track.unit(number)
+        else:
+            await track.all()
     async with slots:
-        return await execution.starter.start(unit, lambda: _work(execution, unit))
+        if unit.step_id not in execution.begun:
+            execution.begun[unit.step_id] = begun = run.clock.now()
+            await run.store.aput(_step_row(run, unit.step_id, "running", started=begun))
+        counts = await execution.starter.start(unit, lambda: _work(execution, unit))
+    execution.tracks[unit.step_id].end(number)
+    return counts
 
 
 async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
@@ -175,9 +232,15 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         collections=run.collections,
         report=execution.report,
         since=execution.since,
+        holder=run.lease.holder,
+        memo=execution.memos[unit.step_id],
+        anew=run.anew.get(unit.step_id, 0.0),
+        renewed=lambda: note_anew(run, unit.step_id),
     )
     scopes = Scopes(store=run.store, run_id=run.run_id, graph=run.graph, once=run.once, rows=run.rows)
-    stopping = Stopping(execution.stop.asked, lambda: _row_failed(execution))
+    stopping = Stopping(
+        execution.stop.asked, lambda: _row_failed(execution), lambda reason: _budget_used(execution, reason)
+    )
     total = len(unit.rows) if unit.rows is not None else 1
     execution.report(Progress(unit.step_id, "started", total=total))
     if unit.rows is None:
@@ -196,29 +259,19 @@ def _row_failed(execution: _Execution) -> None:
         execution.stop.reason = execution.stop.reason or "a row failed and the chain says `on_error: fail`"
 
 
-async def _run_step(execution: _Execution, step_id: str) -> None:
-    """Watch a step's units: write its row when the first begins and when the last has ended."""
-    run = execution.run
-    started = run.clock.now()
-    counts = await asyncio.gather(*execution.units[step_id])
-    total: Counter[str] = Counter()
-    for shard in counts:
-        total += shard.statuses
-    status = _step_status(total, stopped=execution.stop.asked())
-    extra = {
-        "reused": sum(shard.reused for shard in counts),
-        "resumed": sum(shard.resumed for shard in counts),
-    }
-    await run.store.aput(
-        _step_row(run, step_id, status, started=started, finished=run.clock.now(), counts={**total, **extra})
-    )
-    await execution.starter.step_ended(run, step_id, status)
+def _budget_used(execution: _Execution, reason: str) -> None:
+    """Stop the run: every further call would be turned away in the same way."""
+    if execution.stop.reason is None:
+        execution.stop.failed = True
+        execution.stop.calls(execution.run, reason)
+        execution.report(Progress("", "message", text=reason))
 
 
-def _step_status(total: Counter[str], *, stopped: bool) -> StepStatus:
+def _step_status(total: Counter[str], rows_left: int) -> StepStatus:
+    """Decide how a step ended; with rows left the run was stopped before the step was done."""
     if total["failed"] or total["blocked"]:
         return "failed"
-    if stopped and not total["ok"]:
+    if rows_left > 0:
         return "cancelled"
     return "ok" if total["ok"] else "skipped"
 
@@ -257,69 +310,62 @@ def _status(execution: _Execution) -> RunStatus:
         return "cancelled"
     if execution.stop.failed:
         return "failed"
-    failed_rows = {
-        record.row
-        for record in run.store.records(run.run_id, statuses=("failed", "blocked"), payloads=False)
-        if record.row >= 0
-    }
-    once_failed = any(run.store.counts(run.run_id).get(step_id, {}).get("failed") for step_id in run.once)
-    if once_failed or (run.chain.on_error != "skip" and len(failed_rows) > run.chain.max_failed_rows):
+    counts = run.store.counts(run.run_id)
+    if any(counts.get(step_id, {}).get("failed") for step_id in run.once):
+        return "failed"
+    failed = any(counts.get(step_id, {}).get("failed") for step_id in run.graph.order)
+    if failed and run.chain.on_error != "skip" and _too_many_failed(run):
         return "failed"
     return "ok"
+
+
+def _too_many_failed(run: PreparedRun) -> bool:
+    """Whether more rows failed than the chain allows; a row counts once, however many of its steps failed."""
+    number = 0
+    for rows in run.shards:
+        records = run.store.records(run.run_id, rows=rows, statuses=("failed", "blocked"), payloads=False)
+        number += len({record.row for record in records if record.step in run.chain.steps})
+        if number > run.chain.max_failed_rows:
+            return True
+    return False
+
+
+def _taken_over(run: PreparedRun) -> StoreConflict:
+    return StoreConflict(
+        f"run {run.run_id} was taken over by another process while this one was paused.",
+        hint="This process has stopped; the run goes on there.",
+    )
 
 
 def _close(execution: _Execution, status: RunStatus) -> dict[str, Any]:
     from flows.outputs import run_outputs
 
     run = execution.run
+    if not run.lease.still_mine():
+        raise _taken_over(run)
     run.store.close_lost(run.run_id, status)
     row = run.store.run(run.run_id)
     assert isinstance(row, RunRow)  # written by prepare
-    counts = run.store.counts(run.run_id)
+    found = run.store.counts(run.run_id)
+    counts = {step_id: found[step_id] for step_id in run.graph.order if step_id in found}
     result = {
         "run_id": run.run_id,
         "status": status,
         "rows": len(run.rows),
         "counts": counts,
         "cost_micro": cost_of_run(counts),
-        "outputs": run_outputs(run, 0) if len(run.rows) == 1 else None,
+        "outputs": run_outputs(run) if len(run.rows) == 1 else None,
     }
     encoded = json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass")
     run.store.put(replace(row, status=status, finished_at=run.clock.now(), result=encoded))
+    _write_manifest(run)
+    run.lease.give_back()
     return result
 
 
-def _on_signals(execution: _Execution, group: list[asyncio.Task[None]]) -> Callable[[], None]:
-    """Let the first SIGINT or SIGTERM stop new rows, with a grace for calls in flight; the second cancels."""
-    loop = asyncio.get_running_loop()
-    units = [task for tasks in execution.units.values() for task in tasks]
-
-    def cancel() -> None:
-        for task in [*units, *group]:
-            task.cancel()
-
-    def stop() -> None:
-        if execution.stop.by_user:
-            cancel()
-            return
-        execution.stop.reason, execution.stop.by_user = "Ctrl-C", True
-        execution.report(
-            Progress(
-                "", "message", text="Stopping: no new calls; press Ctrl-C again to drop those in flight."
-            )
-        )
-        loop.call_later(GRACE_SECONDS, cancel)
-
-    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _write_manifest(run: PreparedRun) -> None:
+    """Write the second copy of the run's rows; a run whose rows are safe does not fail for want of it."""
     try:
-        for number in old:
-            loop.add_signal_handler(number, stop)
-    except (ValueError, NotImplementedError, RuntimeError):
-        return lambda: None  # not the main thread: whoever owns the signals cancels this task instead
-
-    def restore() -> None:
-        for number, handler in old.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
-
-    return restore
+        run.store.write_manifest(run.run_id)
+    except HeadraceError as error:
+        _LOG.warning("The manifest of run %s could not be written: %s", run.run_id, error)

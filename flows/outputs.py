@@ -1,59 +1,93 @@
 """What a run returns: the chain's `outputs:` rendered for each row, from the store.
 
-Nothing here is stored: outputs are a function of the records, so they can always be derived again.
+Nothing here is stored: outputs are a function of the records, so they can always be derived again. Rows are
+read a few hundred at a time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import TemplateFailed
-from chains.store.files import atomic_write
+from chains.graph import nested_templates
+from chains.references import references
+from chains.store.files import atomic_file, remove_abandoned
 from chains.templates import render_value
-from tasks.scopes import ONCE
+from tasks.scopes import CHUNK, ONCE
 
 if TYPE_CHECKING:
+    from chains.store import RecordRow
     from flows.prepared import PreparedRun
 
 
-def run_outputs(run: PreparedRun, row: int) -> dict[str, Any]:
-    """Return the outputs of one row; an output that reads a step without a result is null."""
-    return _render(run, _scope(run, row))
+def run_outputs(run: PreparedRun) -> dict[str, Any]:
+    """Return the outputs of a run's first row; an output that reads a step without a result is null."""
+    first = run.rows.first
+    records = run.store.records(run.run_id, rows=range(first.number, first.number + 1))
+    return _outputs(run, first.inputs, {record.step: record for record in records}, _once(run))
 
 
 def every_row(run: PreparedRun) -> Iterator[dict[str, Any]]:
-    """Yield `{row, status, outputs, errors}` for each row, in order."""
-    for row in range(len(run.rows)):
-        records = [r for r in run.store.records(run.run_id, rows=range(row, row + 1)) if r.row == row]
-        errors = {
-            r.step: json.loads(r.error or b"{}").get("message")
-            for r in records
-            if r.status in ("failed", "blocked")
-        }
-        status = "failed" if errors else "ok"
-        yield {"row": row, "status": status, "outputs": run_outputs(run, row), "errors": errors}
+    """Yield `{row, status, outputs, errors}` for each row, in order.
+
+    A row is `ok` when each of its steps has ended, and each once step that the outputs read; `failed` when
+    one has failed; else `cancelled`: the run was stopped before the row was done.
+    """
+    once = _once(run)
+    needed = frozenset(run.graph.order) - run.once
+    once_ended = _once_ended(run)
+    for rows in run.rows.shards(CHUNK):
+        records: dict[int, dict[str, RecordRow]] = {}
+        for record in run.store.records(run.run_id, rows=rows):
+            if record.step in run.chain.steps and record.step not in run.once:
+                records.setdefault(record.row, {})[record.step] = record
+        for row in run.rows.read(rows):
+            found = records.get(row.number, {})
+            errors = {
+                step_id: json.loads(record.error or b"{}").get("message")
+                for step_id, record in found.items()
+                if record.status in ("failed", "blocked")
+            }
+            outputs = _outputs(run, row.inputs, found, once)
+            ended = {name for name, record in found.items() if record.status in ("ok", "skipped")}
+            status = "failed" if errors else "ok" if once_ended and needed <= ended else "cancelled"
+            yield {"row": row.number, "status": status, "outputs": outputs, "errors": errors}
 
 
 def write_outputs(run: PreparedRun, path: Path) -> int:
     """Write one JSON line per row to `path`, atomically, and return their number."""
-    lines = [json.dumps(line, ensure_ascii=False) for line in every_row(run)]
-    atomic_write(path, ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass"))
-    return len(lines)
+    remove_abandoned(path.parent)
+    number = 0
+    with atomic_file(path) as file:
+        for line in every_row(run):
+            number += 1
+            file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+    return number
 
 
-def _scope(run: PreparedRun, row: int) -> dict[str, Any]:
-    scope: dict[str, Any] = {"inputs": dict(run.rows.inputs[row])}
-    for step_id in run.graph.order:
-        record = run.store.record(run.run_id, step_id, ONCE if step_id in run.once else row)
-        if record is not None and record.status == "ok" and record.output is not None:
-            scope[step_id] = json.loads(record.output)
-    return scope
+def _once_ended(run: PreparedRun) -> bool:
+    """Whether the once steps that the outputs read have come to an end."""
+    templates = nested_templates(("outputs",), run.chain.outputs)
+    read = {found.root for template in templates for found in references(template.source)}
+    records = [run.store.record(run.run_id, step_id, ONCE) for step_id in read & run.once]
+    return all(record is not None and record.status not in ("running", "cancelled") for record in records)
 
 
-def _render(run: PreparedRun, scope: dict[str, Any]) -> dict[str, Any]:
+def _once(run: PreparedRun) -> dict[str, Any]:
+    found = {step_id: run.store.record(run.run_id, step_id, ONCE) for step_id in run.once}
+    return {step_id: _output(record) for step_id, record in found.items() if _has_output(record)}
+
+
+def _outputs(
+    run: PreparedRun, inputs: Mapping[str, Any], records: Mapping[str, RecordRow], once: Mapping[str, Any]
+) -> dict[str, Any]:
+    scope: dict[str, Any] = {"inputs": dict(inputs), **once}
+    for step_id, record in records.items():
+        if step_id not in run.once and _has_output(record):
+            scope[step_id] = _output(record)
     outputs: dict[str, Any] = {}
     for name, template in run.chain.outputs.items():
         try:
@@ -61,3 +95,12 @@ def _render(run: PreparedRun, scope: dict[str, Any]) -> dict[str, Any]:
         except TemplateFailed:
             outputs[name] = None
     return outputs
+
+
+def _has_output(record: RecordRow | None) -> bool:
+    return record is not None and record.status == "ok" and record.output is not None
+
+
+def _output(record: RecordRow | None) -> Any:
+    assert record is not None and record.output is not None  # whoever calls has asked `_has_output`
+    return json.loads(record.output)

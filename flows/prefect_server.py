@@ -7,6 +7,7 @@ server takes 4 to 18 s to come up, and it is started before the slow imports and
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -16,14 +17,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import unquote
 
 from chains.clock import Clock
 from chains.errors import EnvironmentLacks
 
 USUAL_URL = "http://127.0.0.1:4200/api"
 START_LIMIT_SECONDS = 90.0
+REFUSED_HINT = "Set PREFECT_API_KEY for Prefect Cloud, PREFECT_API_AUTH_STRING for a server of your own"
+State = Literal["ok", "refuses", "silent"]
 _UNTIL_STDIN_CLOSES = '("$@"; kill 0) & read -r _; kill 0'
 """Runs a command until it ends or the pipe to us closes, so that a killed run leaves no server behind."""
 
@@ -45,10 +50,16 @@ class PrefectApi:
         """Return when the API answers, and point Prefect at it. Raises EnvironmentLacks when none does."""
         clock = Clock()
         begun, told = clock.monotonic(), False
-        while not _answers(self.url):
+        while (state := _state(self.url)) != "ok":
+            if state == "refuses":
+                raise EnvironmentLacks(
+                    f"the Prefect API at {without_password(self.url)} answers, but refuses this user.",
+                    hint=f"{REFUSED_HINT}, or run with --direct.",
+                )
             waited = clock.monotonic() - begun
             if self.process is None or self.process.poll() is not None or waited > START_LIMIT_SECONDS:
-                raise EnvironmentLacks(f"no Prefect API answers at {self.url}.", hint=self._hint())
+                shown = without_password(self.url)
+                raise EnvironmentLacks(f"no Prefect API answers at {shown}.", hint=self._hint())
             if not told:
                 say("Waiting for a Prefect server, 5 to 20 s (`prefect server start` keeps one running).")
                 told = True
@@ -69,15 +80,9 @@ class PrefectApi:
             "flow_runs": {"id": {"any_": [flow_run_id]}},
             "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}},
         }
-        request = urllib.request.Request(
-            f"{self.url}/task_runs/count",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
         try:
-            with urllib.request.urlopen(request, timeout=5) as reply:
-                return int(reply.read())
-        except (OSError, ValueError):
+            return int(_ask(f"{self.url}/task_runs/count", body, timeout=5))
+        except (OSError, ValueError, HTTPException):
             return 0
 
     def stop(self) -> None:
@@ -92,13 +97,21 @@ class PrefectApi:
         return "Start it, unset PREFECT_API_URL, or run with --direct."
 
 
-def find_or_start(folder: Path) -> PrefectApi:
-    """Return the API to use; a server of our own logs to `folder` and is not awaited here."""
+def without_password(url: str) -> str:
+    """Return an address as it may be shown: without a user and a password."""
+    return _split_user(url)[0]
+
+
+def find() -> PrefectApi | None:
+    """Return the API that is configured, else the one on Prefect's usual port, if there is one."""
     configured = _configured_url()
     if configured:
         return PrefectApi(configured)
-    if _answers(USUAL_URL):
-        return PrefectApi(USUAL_URL)
+    return PrefectApi(USUAL_URL) if _state(USUAL_URL) == "ok" else None
+
+
+def start(folder: Path) -> PrefectApi:
+    """Start a server of our own, which logs to `folder`; it is not awaited here."""
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "prefect-server.log"
@@ -119,38 +132,88 @@ def find_or_start(folder: Path) -> PrefectApi:
     return PrefectApi(f"http://127.0.0.1:{port}/api", process, log)
 
 
-def running_api() -> str | None:
-    """Return the address of an API that answers now, or None."""
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was found where a Prefect API should be; `url` may be shown."""
+
+    url: str
+    state: State
+    configured: bool
+
+
+def look() -> Looked:
+    """Look for an API, where it is configured or on Prefect's usual port."""
     configured = _configured_url()
-    for url in (configured,) if configured else (USUAL_URL,):
-        if _answers(url):
-            return url
-    return None
+    url = configured or USUAL_URL
+    return Looked(without_password(url), _state(url), configured is not None)
 
 
 def _configured_url() -> str | None:
     """Return the API that the environment or the active Prefect profile names."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
+    return _setting("PREFECT_API_URL")
+
+
+def _setting(name: str) -> str | None:
+    return os.environ.get(name) or _profile().get(name)
+
+
+def _profile() -> dict[str, str]:
+    """Return the active Prefect profile; raise EnvironmentLacks where the file is damaged."""
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
-    profiles = home / "profiles.toml"
-    if not profiles.exists():
-        return None
+    path = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    if not path.exists():
+        return {}
     import tomllib
 
-    content: dict[str, Any] = tomllib.loads(profiles.read_text())
-    name = os.environ.get("PREFECT_PROFILE", content.get("active", ""))
-    url = content.get("profiles", {}).get(name, {}).get("PREFECT_API_URL")
-    return str(url) if url else None
-
-
-def _answers(url: str) -> bool:
-    """Whether a Prefect API answers at `url` (its version is a JSON string)."""
     try:
-        with urllib.request.urlopen(f"{url}/admin/version", timeout=2) as reply:
-            return isinstance(json.loads(reply.read()), str)
-    except (OSError, ValueError, urllib.error.URLError):
-        return False
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        name = os.environ.get("PREFECT_PROFILE") or content.get("active", "")
+        found = content.get("profiles", {}).get(name, {})
+        return {key: str(value) for key, value in found.items() if value}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise EnvironmentLacks(
+            f"Prefect's profiles in {str(path)!r} cannot be read: {error}.",
+            hint="Correct the file or remove it; `--direct` runs without Prefect.",
+        ) from error
+
+
+def _state(url: str) -> State:
+    """Ask for the version, a JSON string; Prefect Cloud tells none, and is asked for a flow run."""
+    try:
+        try:
+            is_api = isinstance(json.loads(_ask(f"{url}/admin/version")), str)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            is_api = isinstance(json.loads(_ask(f"{url}/flow_runs/filter", {"limit": 1})), list)
+    except urllib.error.HTTPError as error:
+        return "refuses" if error.code in (401, 403) else "silent"
+    except (OSError, ValueError, HTTPException):
+        return "silent"
+    return "ok" if is_api else "silent"
+
+
+def _ask(url: str, body: dict[str, Any] | None = None, *, timeout: float = 3) -> bytes:
+    """GET, or POST a body, in the user's name as Prefect's own client does."""
+    address, user = _split_user(url)
+    headers = {"Content-Type": "application/json"}
+    if key := _setting("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif user or (user := _setting("PREFECT_API_AUTH_STRING") or ""):
+        headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data=data, headers=headers)
+    with urllib.request.urlopen(request, timeout=timeout) as reply:
+        found: bytes = reply.read()
+        return found
+
+
+def _split_user(url: str) -> tuple[str, str]:
+    """Split an address into what may be shown and its `user:password`."""
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    user, at, host = host.rpartition("@")
+    return (f"{scheme}{mark}{host}{slash}{path}", unquote(user)) if at else (url, "")
 
 
 def _free_port() -> int:

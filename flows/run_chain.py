@@ -6,6 +6,8 @@ and names. Only ids and counts pass through Prefect; payloads stay in the store.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -15,13 +17,16 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from chains.errors import StepFailed
+from chains.errors import EnvironmentLacks, StepFailed
 from chains.settings import get_settings
-from chains.store import open_store
+from chains.store import Store, open_store
 from flows.artifacts import RunProgress, leave_artifact
+from flows.closing import close_unfinished, until_free
 from flows.executor import Unit, Work, execute
-from flows.prepared import PreparedRun, RunRequest, note_flow_run, prepare
+from flows.prefect_server import without_password
+from flows.prepared import PreparedRun, note_flow_run, prepare
 from flows.progress import Report, ignore
+from flows.request import Resume, RunRequest
 from tasks.rows import ShardCounts
 
 _HANDED_OVER: dict[str, tuple[PreparedRun, Report]] = {}
@@ -35,6 +40,21 @@ class RowsFailed(StepFailed):
 def hand_over(run: PreparedRun, report: Report) -> None:
     """Let the next `run_chain(..., run_id=run.run_id)` of this process use a run that is already prepared."""
     _HANDED_OVER[run.run_id] = (run, report)
+
+
+@contextmanager
+def prefect_errors(url: str) -> Iterator[None]:
+    """Turn what the Prefect API at `url` refuses, or does not answer, into one sentence."""
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        text = str(error).partition("\n")[0][:300]
+        raise EnvironmentLacks(
+            f"the Prefect API at {without_password(url)} failed: {type(error).__name__}: {text}",
+            hint="`--direct` runs without Prefect.",
+        ) from error
 
 
 def _flow_run_name() -> str:
@@ -116,12 +136,15 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     limit: int | None = None,
     store: str | None = None,
     resume: str | None = None,
+    accept_changes: bool = False,
     run_id: str | None = None,
 ) -> dict[str, Any]:
     """Run a chain over one row (`inputs`) or a data set (`data`).
 
     `chain` is a file or the name of a shipped chain; `map` names columns for inputs; `resume` finishes an
-    earlier run. Returns `{run_id, status, rows, counts, cost_micro, outputs}`; outputs only for a single row.
+    earlier run, and a flow run that Prefect starts again (Retry) finishes its own; `accept_changes` runs the
+    steps that have changed since anew. Returns `{run_id, status, rows, counts, cost_micro, outputs}`;
+    outputs only for a single row.
     """
     flow_run_id = str(flow_run.id)
     prepared, report = _HANDED_OVER.pop(run_id or "", (None, ignore))
@@ -139,11 +162,17 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
         )
         settings = get_settings()
         opened = open_store(store or settings.store)
-        prepared = prepare(request, store=opened, settings=settings, resume=resume)
+        again = _earlier(opened, flow_run_id, resume or run_id, accept_changes=accept_changes)
+        if again is not None:
+            await until_free(opened, again.run)
+        prepared = prepare(again or request, store=opened, settings=settings)
     try:
         note_flow_run(prepared, flow_run_id)
         await _tag_flow_run(flow_run_id, prepared)
         result = await execute(prepared, PrefectStarter(prepared), report)
+    except BaseException as error:
+        close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
+        raise
     finally:
         if opened is not None:
             opened.close()
@@ -155,6 +184,14 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
             f"run {result['run_id']} failed; see its steps' artifacts, or `headrace show {result['run_id']}`"
         )
     return result
+
+
+def _earlier(store: Store, flow_run_id: str, named: str | None, *, accept_changes: bool) -> Resume | None:
+    """Return the run to go on with: the one that this flow run had before Prefect started it again, else
+    the one that the parameters name."""
+    own = store.runs(limit=1, flow_run=flow_run_id, payloads=False)
+    run_id = own[0].id if own else named
+    return Resume(run_id, accept_changes=accept_changes) if run_id else None
 
 
 async def _tag_flow_run(flow_run_id: str, run: PreparedRun) -> None:

@@ -1,108 +1,41 @@
 """The one place that calls out, and the one retry loop.
 
-Owns the life of an attempt: its intent is in the store before the first byte is sent, its outcome and the
-bytes that came back are there before the caller sees them. Knows nothing of what is asked or of whom: a
-call is some bytes, a function that sends them once and one that reads the reply. Invariant: calls per record
-never exceed `retry.attempts` and the re-asked ones, across processes, because attempts of earlier processes
-count (`first_number`).
+Owns the life of an attempt: its intent is in the store before the first byte is sent, with the claim and the
+budget that allow it; its outcome and the bytes that came back are handed to the store before the caller sees
+them, so that whatever is put later stands after them. Knows nothing of what is asked or of whom: a call is
+some bytes, a function that sends them once and one that reads the reply. Invariant: calls per record never
+exceed `retry.attempts` and the re-asked ones, across processes, because attempts of earlier processes count.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from chains import failpoints
-from chains.clock import Clock
-from chains.errors import HeadraceError, RateLimited, StepFailed, Transient
-from chains.spec import Retry
-from chains.store import AttemptRow, RecordRow
-from tasks.context import OnceJob, Progress, RowJob, RowResult, StepContext
-from tasks.providers.gate import Gate
+from chains.errors import HeadraceError, RateLimited, StepFailed, TimedOut, Transient
+from chains.store import AttemptRow, RecordRow, Settlement, Usage, Verdict
+from tasks.budgets import estimate_of, exceeded
+from tasks.callers import Caller, Tally, caller_for
+from tasks.context import Progress
 from tasks.providers.reply import Reply
 
 if TYPE_CHECKING:
-    from chains.store import Store
     from chains.store.rows import AttemptState
+
+__all__ = ["Caller", "Taken", "Tally", "call", "caller_for"]
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Tally:
-    """What the calls of one record came to in this process; a count is None once one of them is unknown."""
+class Taken(Exception):
+    """No call was made: somebody else has the answer (`done`, a record) or is working on it."""
 
-    attempts: int = 0
-    tokens_in: int | None = 0
-    tokens_out: int | None = 0
-
-    def add(self, reply: Reply) -> None:
-        """Add the tokens of one reply; an error reply that tells none has none."""
-        answered = reply.status is None or 200 <= reply.status < 300
-        self.tokens_in = _sum(self.tokens_in, reply.tokens_in, answered)
-        self.tokens_out = _sum(self.tokens_out, reply.tokens_out, answered)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """On whose behalf a call is made, how often it may be tried, and who else calls the same model.
-
-    `first_number` is one more than the attempts that the store has for this record; `granted` of those do
-    not count. `opening` is the record as `running`; it is committed together with the first intent. One
-    Caller serves one record.
-    """
-
-    store: Store
-    clock: Clock
-    retry: Retry
-    timeout: float
-    gate: Gate
-    free: bool
-    run_id: str
-    step: str
-    record_id: str
-    first_number: int = 1
-    granted: int = 0
-    row: int = -1
-    opening: RecordRow | None = None
-    report: Callable[[Progress], None] = lambda _: None
-    jitter: Callable[[], float] = random.random
-    tally: Tally = field(default_factory=Tally)
-
-    @property
-    def made(self) -> int:
-        """How many attempts the record has, those of earlier processes included."""
-        return self.first_number - 1 + self.tally.attempts
-
-    def charge(self, result: RowResult) -> RowResult:
-        """Write on a result what its calls came to; a price that is not known stays unknown."""
-        result.attempts = self.made
-        result.tokens_in, result.tokens_out = self.tally.tokens_in, self.tally.tokens_out
-        result.cost_micro = 0 if self.free else None
-        return result
-
-
-def caller_for(ctx: StepContext, job: RowJob | OnceJob, model: str) -> Caller:
-    """Return the caller for one record's calls to the model of this name."""
-    return Caller(
-        store=ctx.store,
-        clock=ctx.clock,
-        retry=ctx.retry,
-        timeout=ctx.timeout,
-        gate=ctx.providers.gate(model),
-        free=ctx.providers.get(model).free,
-        run_id=ctx.run_id,
-        step=ctx.step_id,
-        record_id=job.record_id,
-        first_number=job.attempts_before + 1,
-        granted=job.attempts_granted,
-        row=job.row if isinstance(job, RowJob) else -1,
-        opening=job.opening,
-        report=ctx.report,
-    )
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__("the value key is claimed")
+        self.done = verdict.done
 
 
 async def call(
@@ -116,7 +49,7 @@ async def call(
     """Send until `read` accepts the reply, the attempts are used up or an error is terminal.
 
     `granted` adds to the bound: one for each answer that was asked for again. The error that is raised
-    carries how each attempt of this call ended in `history`.
+    carries how each attempt of this call ended in `history`, and what all of them came to in `tally`.
     """
     history: list[str] = []
     bound = caller.retry.attempts + caller.granted + granted
@@ -128,14 +61,16 @@ async def call(
         attempt = _Attempt(caller, number, request, tries=len(history))
         try:
             value, failure = await attempt.run(send, read, backoff)
-        except HeadraceError as error:  # the gate turned this caller away, or the store took no row
-            error.history = history
+        except (
+            HeadraceError
+        ) as error:  # the gate or a budget turned this caller away, or the store took no row
+            error.history, error.tally = history, caller.tally
             raise
         if failure is None:
             return cast(T, value)
         history.append(f"attempt {number}: {type(failure).__name__}: {failure.message}")
         if not isinstance(failure, Transient) or number >= bound:
-            raise _with_history(failure, history)
+            raise _with_history(caller, failure, history)
         backoff = _backoff(caller, failure, len(history))
         _report_retry(caller, failure, f"attempt {number} of {bound}", backoff)
 
@@ -148,6 +83,7 @@ class _Attempt:
         self._number = number
         self._request = request
         self._tries = tries
+        self._estimate = _NOTHING
         self._row: AttemptRow | None = None
         self._reply: Reply | None = None
 
@@ -156,26 +92,87 @@ class _Attempt:
     ) -> tuple[T | None, HeadraceError | None]:
         """Wait for a place, send, keep what happened; return what was read, or why nothing was.
 
-        What is raised is no outcome of the call: the gate's refusal, the store's, or a cancellation.
+        What is raised is no outcome of the call: the gate's refusal, a budget's, the store's, or a
+        cancellation.
         """
         caller = self._caller
         since = caller.clock.monotonic()
-        if backoff > 0:
-            await asyncio.sleep(backoff)
-        async with caller.gate.enter(tries=self._number):
-            await self._begin(caller.clock.monotonic() - since)
+        await self._enter(backoff, since)
+        try:
             failpoints.hit("attempt.after_intent")
             value, failure = await self._send(send, read)
             self._tell_gate(failure)
+        finally:
+            caller.gate.leave()
         failpoints.hit("attempt.before_outcome")
-        if failure is not None:
-            await self._end("error", type(failure).__name__, failure.message)
+        if failure is None:
+            self._end("ok")
         else:
-            await self._end("ok")
+            reached = not isinstance(failure, Transient) or failure.reached
+            self._end("error", type(failure).__name__, failure.message, reached=reached)
         return value, failure
 
-    async def _begin(self, waited: float) -> None:
+    async def _enter(self, backoff: float, since: float) -> None:
+        """Return inside the gate with the intent in the store.
+
+        The next in line have their intents committed while they wait, so that no place is idle meanwhile.
+        """
+        gate = self._caller.gate
+        if self._caller.ahead and self._caller.tally.attempts == 0:
+            async with gate.line:
+                if gate.is_open:
+                    await self._begin(since)
+                    await self._wait_ready(backoff)
+                    return
+        await self._wait(backoff)
+        try:
+            await self._begin(since)
+        except BaseException:
+            gate.leave()
+            raise
+
+    async def _wait_ready(self, backoff: float) -> None:
+        try:
+            await self._wait(backoff)
+        except BaseException as error:
+            name = "Cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+            self._end("error", name, "stopped before it was sent", reached=False)
+            raise
+
+    async def _wait(self, backoff: float) -> None:
+        """Return inside the gate; the record's deadline ends the waiting."""
         caller = self._caller
+        if caller.deadline is None:
+            if backoff > 0:
+                await asyncio.sleep(backoff)
+            await caller.gate.wait_for_place(self._number)
+            return
+        left = caller.left() if caller.tally.began is not None else None
+        if left is not None and left <= 0:
+            raise self._too_late()  # a place that is free would be taken without a look at the time
+        try:
+            async with asyncio.timeout(left):
+                if backoff > 0:
+                    await asyncio.sleep(backoff)
+                await caller.gate.wait_for_place(self._number)
+        except TimeoutError as error:
+            raise self._too_late() from error
+        if caller.tally.began is None:
+            caller.tally.began = caller.clock.monotonic()
+
+    def _too_late(self) -> TimedOut:
+        return TimedOut(
+            f"the row's deadline of {self._caller.deadline:g} s passed before attempt {self._number}.",
+            hint="Raise `deadline:` of the step, or resume the run.",
+        )
+
+    async def _begin(self, since: float) -> None:
+        caller = self._caller
+        if caller.limits or caller.rates is not None:
+            self._estimate = estimate_of(self._request, caller.answer_tokens, caller.price)
+        if caller.rates is not None:
+            await caller.rates.take(self._estimate.tokens or 0)
+        first = caller.tally.attempts == 0
         self._row = AttemptRow(
             id=caller.clock.new_id(),
             record_id=caller.record_id,
@@ -185,27 +182,82 @@ class _Attempt:
             state="intent",
             request=self._request,
             started_at=caller.clock.now(),
-            wait_s=round(waited, 6),
+            wait_s=round(caller.clock.monotonic() - since, 6),
         )
         caller.tally.attempts += 1
-        opening = [caller.opening] if caller.opening is not None and caller.tally.attempts == 1 else []
+        verdict = await self._asked(self._row, caller.opening if first else None)
+        while verdict.scope is not None and await caller.reservations.one_ends():
+            verdict = await self._asked(self._row, caller.opening if first else None)
+        if not verdict.allowed:
+            self._refused(verdict)
+
+    async def _asked(self, intent: AttemptRow, opening: RecordRow | None) -> Verdict:
+        """Return whether the call may be sent; if so, it is in the store and counted."""
+        caller = self._caller
+        shut = caller.gate.refusal()
+        if shut is not None:  # since this call passed the gate, where it then waited for its rate or budget
+            self._not_sent()
+            raise shut
+        claim = caller.claim if caller.tally.fence is None else None
+        if claim is None and not caller.limits:
+            return await self._always_allowed(intent, opening)
+        asking = asyncio.ensure_future(
+            caller.store.begin_attempt(
+                opening, intent, limits=caller.limits, estimate=self._estimate, claim=claim
+            )
+        )
         try:
-            await caller.store.aput(*opening, self._row)
+            verdict = await asyncio.shield(asking)
         except asyncio.CancelledError:
-            await self._end("error", "Cancelled", "stopped before it was sent")
+            [answer] = await asyncio.gather(asking, return_exceptions=True)
+            if isinstance(answer, Verdict) and answer.allowed:
+                caller.reservations.begin()
+                self._end("error", "Cancelled", "stopped before it was sent", reached=False)
             raise
+        if verdict.allowed:
+            caller.reservations.begin()
+            if verdict.fence is not None:
+                caller.tally.fence = verdict.fence
+        return verdict
+
+    async def _always_allowed(self, intent: AttemptRow, opening: RecordRow | None) -> Verdict:
+        caller = self._caller
+        caller.reservations.begin()
+        try:
+            return await caller.store.begin_attempt(opening, intent)
+        except asyncio.CancelledError:
+            self._end("error", "Cancelled", "stopped before it was sent", reached=False)
+            raise
+        except BaseException:
+            caller.reservations.end()
+            raise
+
+    def _refused(self, verdict: Verdict) -> None:
+        """Raise for a call that may not be made; nothing of it is in the store."""
+        self._not_sent()
+        if verdict.scope is not None:
+            raise exceeded(verdict, self._estimate)
+        raise Taken(verdict)
+
+    def _not_sent(self) -> None:
+        self._caller.tally.attempts -= 1
+        if self._caller.rates is not None:
+            self._caller.rates.put_back(self._estimate.tokens or 0)
 
     async def _send(
         self, send: Callable[..., Awaitable[Reply]], read: Callable[[Reply], T]
     ) -> tuple[T | None, HeadraceError | None]:
+        caller = self._caller
+        left = caller.left()
+        timeout = caller.timeout if left is None else max(0.001, min(caller.timeout, left))
         try:
-            reply = await send(self._request, timeout=self._caller.timeout)
+            reply = await send(self._request, timeout=timeout)
             self._reply = reply
-            self._caller.tally.add(reply)
+            caller.tally.add(reply, caller.cost_of(reply))
             return (read(reply), None) if reply.failure is None else (None, reply.failure)
         except asyncio.CancelledError:
             # It may have been paid, and nobody will learn what became of it.
-            await self._end("ambiguous", "Cancelled", "stopped while it was under way")
+            self._end("ambiguous", "Cancelled", "stopped while it was under way")
             raise
         except HeadraceError as error:
             return None, error
@@ -214,30 +266,44 @@ class _Attempt:
             failure.__cause__ = error
             return None, failure
 
-    async def _end(
-        self, state: AttemptState, error_type: str | None = None, error_message: str | None = None
+    def _end(
+        self,
+        state: AttemptState,
+        error_type: str | None = None,
+        error_message: str | None = None,
+        *,
+        reached: bool = True,
     ) -> None:
-        """Commit the outcome; a cancellation that comes now does not lose it."""
+        """Hand the outcome to the store, which writes it before whatever is put later."""
         assert self._row is not None
+        caller, reply = self._caller, self._reply
+        kept = {} if reply is None else _kept(reply) | {"cost_micro": caller.cost_of(reply)}
         row = replace(
             self._row,
             state=state,
             error_type=error_type,
             error_message=error_message,
-            finished_at=self._caller.clock.now(),
+            finished_at=caller.clock.now(),
+            **kept,
         )
-        if self._reply is not None:
-            row = replace(row, **_kept(self._reply))
-        writing = asyncio.ensure_future(self._caller.store.aput(row))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await writing
-            raise
+        settle = None
+        if caller.limits or caller.rates is not None:
+            actual = caller.used(reply, reached=reached)
+            settle = Settlement(caller.limits, self._estimate, actual)
+            if caller.rates is not None and actual.tokens is not None:
+                caller.rates.give_back((self._estimate.tokens or 0) - actual.tokens)
+        caller.store.hand_over(row, settle=settle)
+        caller.reservations.end()
 
     def _tell_gate(self, failure: HeadraceError | None) -> None:
         """Share what this outcome says about the endpoint with all callers of the model."""
-        gate = self._caller.gate
+        caller, gate = self._caller, self._caller.gate
+        if self._reply is None and isinstance(failure, Transient) and not failure.reached:
+            if gate.unreached(caller.record_id, failure):
+                text = f"the endpoint is down: {failure.message} Calls wait; it is tried again now and then."
+                caller.report(Progress(caller.step, "message", row=caller.row, text=text))
+            return
+        gate.reached()
         if not isinstance(failure, Transient):
             gate.widen()
             if failure is not None and self._reply is not None and self._reply.status == 401:
@@ -245,7 +311,10 @@ class _Attempt:
         elif failure.retry_after is not None:
             gate.pause(failure.retry_after)
         elif isinstance(failure, RateLimited):
-            gate.pause(_jittered(self._caller, self._tries))
+            gate.pause(_jittered(caller, self._tries))
+
+
+_NOTHING = Usage()
 
 
 def _kept(reply: Reply) -> dict[str, Any]:
@@ -284,6 +353,7 @@ def _used_up(caller: Caller, bound: int) -> StepFailed:
         f"no attempt is left: {len(earlier)} of {bound} were made for this record, here or earlier.",
         hint="Start a new run, or raise `retry: {attempts: ...}`.",
     )
+    failure.tally = caller.tally
     failure.history = [
         f"attempt {row.number}: {row.error_type or row.state}: {row.error_message or ''}".rstrip(": ")
         for row in earlier
@@ -291,15 +361,9 @@ def _used_up(caller: Caller, bound: int) -> StepFailed:
     return failure
 
 
-def _with_history(failure: HeadraceError, history: list[str]) -> HeadraceError:
-    failure.history = history
+def _with_history(caller: Caller, failure: HeadraceError, history: list[str]) -> HeadraceError:
+    failure.history, failure.tally = history, caller.tally
     if len(history) > 1:
         kinds = ", ".join(line.split(": ")[1] for line in history)
         failure.message = f"{failure.message} After {len(history)} attempts: {kinds}."
     return failure
-
-
-def _sum(total: int | None, more: int | None, answered: bool) -> int | None:
-    if more is None:
-        return None if answered else total
-    return None if total is None else total + more

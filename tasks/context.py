@@ -56,6 +56,14 @@ class StepContext:
     report: Callable[[Progress], None] = lambda _: None
     since: float = 0.0
     """When this execution of the run began (UTC seconds): rows that failed later are not tried again."""
+    anew: float = 0.0
+    """Records that ended before (UTC seconds) are of an earlier form of the step, and are run again."""
+    holder: str = ""
+    """In whose name value keys are claimed: the holder of the run's lease. Empty: this process."""
+    renewed: Callable[[], None] = lambda: None
+    """Told when a once step that had ended is run again, because rows that it had read changed."""
+    memo: dict[str, Any] = field(default_factory=dict)
+    """What a kind works out once for all rows of the step."""
 
     @property
     def retry(self) -> Retry:
@@ -102,7 +110,8 @@ class OnceJob:
     """A once step's work.
 
     `scope`: `inputs` (the run's own), outputs of once steps, and the list over rows for each per-row step.
-    `rows()` iterates over every row's view, in order; each call starts anew.
+    `rows()` iterates over every row's view, in order; each call starts anew. The views are read from the
+    store and the data set while one iterates, so a kind that keeps them all keeps the whole run in memory.
     """
 
     record_id: str
@@ -118,7 +127,8 @@ class RowResult:
     """What a step function leaves behind for one row; the caller writes it as a record.
 
     Raise an error of chains.errors for a failed row. `value_key` is the key under which the output may be
-    reused in later runs, or None when it must not be. `reused_from` is set when it was.
+    reused in later runs, or None when it must not be. `reused_from` is set when it was. `fence` is that of
+    the claim on the value key under which the result was made.
     """
 
     output: dict[str, Any]
@@ -130,6 +140,7 @@ class RowResult:
     tokens_out: int | None = None
     cost_micro: int | None = None
     attempts: int = 0
+    fence: int | None = None
     row_records: list[RowScore] = field(default_factory=list)
 
 

@@ -9,13 +9,13 @@ embeds only what is missing.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import HeadraceError, InputInvalid
-from chains.keys import deciding, key_of
+from chains.keys import deciding
 from chains.spec import EmbedStep
+from chains.store import Claim
 from chains.templates import render
 from tasks.attempts import Caller, call, caller_for
 from tasks.collection.chunk import Chunk, chunks_of
@@ -23,6 +23,7 @@ from tasks.collection.collection import PLACE
 from tasks.collection.cutting import cut, estimated_spans
 from tasks.collection.documents import Document, read_documents
 from tasks.context import OnceJob, Progress, RowJob, RowResult, StepContext
+from tasks.reuse import Question, answer, found, linked, question
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,12 +47,12 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     )
     inputs = {"documents": [{"source": document.source, "sha256": document.sha256} for document in documents]}
     try:
-        key = _documents_key(step, documents, collection, provider)
-        result = await _unchanged(ctx, key, collection) or await _update(ctx, job, documents, collection)
+        asked = question(ctx, "embed", _documents_parts(step, documents, collection, provider))
+        result = await _unchanged(ctx, asked, collection) or await _update(ctx, job, documents, collection)
     except HeadraceError as error:
         error.inputs = inputs
         raise
-    result.value_key, result.inputs = key, inputs
+    result.value_key, result.inputs = asked.key, inputs
     return result
 
 
@@ -66,15 +67,15 @@ async def run_row(ctx: StepContext, job: RowJob) -> RowResult:
     name = step.model or ctx.collections.get(step.into or "").embedder_name
     text = render(step.embed, job.scope)
     inputs = {"text": text}
+    provider = ctx.providers.get(name)
+    asked = question(ctx, "embed", {"text": text, "embedder": dict(provider.identity)})
     try:
-        vector, key, reused, caller = await _row_vector(ctx, job, text, name)
+        result = await answer(ctx, asked, lambda claim: _embed_row(ctx, job, text, name, claim))
     except HeadraceError as error:
         error.inputs = inputs
         raise
-    result = RowResult(
-        output={"vector": vector, "dimension": len(vector)}, value_key=key, reused_from=reused, inputs=inputs
-    )
-    return caller.charge(result) if caller is not None else result
+    result.inputs = inputs
+    return result
 
 
 async def embed_texts(
@@ -85,17 +86,13 @@ async def embed_texts(
     return await call(caller, request, provider.send_embed, provider.read_embed, granted=granted)
 
 
-async def _row_vector(
-    ctx: StepContext, job: RowJob, text: str, name: str
-) -> tuple[list[float], str, str | None, Caller | None]:
-    provider = ctx.providers.get(name)
-    key = key_of("embed", {"text": text, "embedder": dict(provider.identity)})
-    found = ctx.store.reusable([key]).get(key)
-    if found is not None and found.output is not None:
-        return json.loads(found.output)["vector"], key, found.id, None
-    caller = caller_for(ctx, job, name)
-    vectors = await embed_texts(caller, provider, [text])
-    return [float(number) for number in vectors[0]], key, None, caller
+async def _embed_row(  # noqa: PLR0917 - one text, and for whom
+    ctx: StepContext, job: RowJob, text: str, name: str, claim: Claim | None
+) -> RowResult:
+    caller = caller_for(ctx, job, name, claim=claim)
+    vectors = await embed_texts(caller, ctx.providers.get(name), [text])
+    vector = [float(number) for number in vectors[0]]
+    return caller.charge(RowResult(output={"vector": vector, "dimension": len(vector)}))
 
 
 def _step(ctx: StepContext) -> EmbedStep:
@@ -103,30 +100,25 @@ def _step(ctx: StepContext) -> EmbedStep:
     return ctx.step
 
 
-def _documents_key(
+def _documents_parts(
     step: EmbedStep, documents: Sequence[Document], collection: Collection, provider: Provider
-) -> str:
-    return key_of(
-        "embed",
-        {
-            "documents": [[document.source, document.sha256] for document in documents],
-            "chunk": deciding(step.chunk),
-            "collection": collection.name,
-            "distance": collection.distance,
-            "embedder": dict(provider.identity),
-        },
-    )
+) -> dict[str, Any]:
+    return {
+        "documents": [[document.source, document.sha256] for document in documents],
+        "chunk": deciding(step.chunk),
+        "collection": collection.name,
+        "distance": collection.distance,
+        "embedder": dict(provider.identity),
+    }
 
 
-async def _unchanged(ctx: StepContext, key: str, collection: Collection) -> RowResult | None:
+async def _unchanged(ctx: StepContext, asked: Question, collection: Collection) -> RowResult | None:
     """Return the earlier result where the collection still holds exactly what it left behind."""
-    found = ctx.store.reusable([key]).get(key)
-    if found is None or found.output is None:
+    record = found(ctx, asked)
+    if record is None:
         return None
-    output = json.loads(found.output)
-    if output.get("version") != await collection.version():
-        return None
-    return RowResult(output=output, reused_from=found.id)
+    result = linked(record, asked.key)
+    return result if result.output.get("version") == await collection.version() else None
 
 
 async def _update(
@@ -135,7 +127,8 @@ async def _update(
     provider = ctx.providers.get(collection.embedder_name)
     chunks = await asyncio.to_thread(_cut_all, ctx, documents, provider)
     there = await collection.places()
-    missing = [chunk for chunk in chunks if chunk.id not in there]
+    anew = _step(ctx).cache in ("never", "refresh")
+    missing = [chunk for chunk in chunks if anew or chunk.id not in there]
     moved = [chunk for chunk in chunks if chunk.id in there and _place(chunk) != there[chunk.id]]
     wanted = {chunk.id for chunk in chunks}
     origin = chunks[0].origin

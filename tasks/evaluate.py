@@ -39,46 +39,90 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     the gate is false.
     """
     step = cast(EvaluateStep, ctx.step)
-    views = job.rows()
-    labelled = _labelled(step, views)
-    scored = _predictions(step, labelled)
-    output = await asyncio.to_thread(_measure, step, scored)
-    output["unlabelled"] = len(views) - len(scored)
+    output, scored = await asyncio.to_thread(_score, step, job.rows())
     result = RowResult(output=output, row_records=[_row_score(step, item) for item in scored])
     _judge(ctx, step, result)
     return result
 
 
-def _labelled(step: EvaluateStep, views: Sequence[RowView]) -> list[tuple[RowView, Any]]:
-    """Return the rows that have a reference, with it; none at all is a reason to skip the step."""
+def _score(step: EvaluateStep, views: Sequence[RowView]) -> tuple[dict[str, Any], list[_Scored]]:
+    scored = _scored(step, views)
+    output = _measure(step, scored)
+    output["unlabelled"] = len(views) - len(scored)
+    return output, scored
+
+
+def _scored(step: EvaluateStep, views: Sequence[RowView]) -> list[_Scored]:
+    """Return the rows that have a reference, in one pass that keeps no more of a row than what is compared.
+
+    None at all is a reason to skip the step.
+    """
     if not views:
         raise StepSkipped("the run has no rows")
     template = step.evaluate.reference
     reads = [found for found in references(template) if found.root == "row" and not found.guarded]
     columns = sorted({found.path[0] for found in reads if found.path})
-    with_data = [view for view in views if "row" in view.scope]
-    if reads and not with_data:
+    found = _Columns(columns)
+    labels, predictions = _Failures(), _Failures()
+    scored = []
+    for view in views:
+        # A column that is there and empty is a label: "no order number" is an answer that can be right.
+        if not found.all_in(view):
+            continue
+        label = labels.note(_render(template, view))
+        if label.reason is not None:
+            continue
+        said = predictions.note(_render(step.evaluate.prediction, view))
+        pair = Pair(said.value, label.value, missing=said.reason is not None)
+        scored.append(_Scored(view.row, pair, said.reason))
+    if reads and not found.with_data:
         raise StepSkipped("the run has no data set, so there is nothing to compare with")
     for column in columns:
-        if not any(column in view.scope["row"] for view in with_data):
+        if column not in found.seen:
             raise StepSkipped(f"the run has no labels: column {column!r} is not in the data")
-    # A column that is there and empty is a label: "no order number" is an answer that can be right.
-    candidates = [view for view in views if all(column in view.scope.get("row", {}) for column in columns)]
-    found = [(view, _render(template, view)) for view in candidates]
-    _raise_if_all_failed([outcome for _, outcome in found])
-    labelled = [(view, outcome.value) for view, outcome in found if outcome.reason is None]
-    if not labelled:
-        raise StepSkipped(f"no row has a reference: {found[0][1].reason}")
-    return labelled
+    labels.raise_if_all()
+    if not scored:
+        raise StepSkipped(f"no row has a reference: {labels.first_reason}")
+    predictions.raise_if_all()
+    return scored
 
 
-def _predictions(step: EvaluateStep, labelled: Sequence[tuple[RowView, Any]]) -> list[_Scored]:
-    found = [(view, reference, _render(step.evaluate.prediction, view)) for view, reference in labelled]
-    _raise_if_all_failed([outcome for _, _, outcome in found])
-    return [
-        _Scored(view.row, Pair(outcome.value, reference, missing=outcome.reason is not None), outcome.reason)
-        for view, reference, outcome in found
-    ]
+class _Columns:
+    """Which of the columns that a reference reads are in the data."""
+
+    def __init__(self, wanted: Sequence[str]) -> None:
+        self._wanted = wanted
+        self.seen: set[str] = set()
+        self.with_data = False
+
+    def all_in(self, view: RowView) -> bool:
+        """Note a row's columns; return whether it has all that are wanted."""
+        self.with_data = self.with_data or "row" in view.scope
+        here = [column for column in self._wanted if column in view.scope.get("row", {})]
+        self.seen.update(here)
+        return len(here) == len(self._wanted)
+
+
+class _Failures:
+    """How a template failed over the rows, without keeping the rows."""
+
+    def __init__(self) -> None:
+        self._error: TemplateFailed | None = None
+        self._all = True
+        self.first_reason: str | None = None
+
+    def note(self, outcome: _Outcome) -> _Outcome:
+        """Take one row's outcome and return it."""
+        if outcome.reason is None:
+            self._all = False
+        self.first_reason = self.first_reason or outcome.reason
+        self._error = self._error or outcome.error
+        return outcome
+
+    def raise_if_all(self) -> None:
+        """Raise the template's failure where no row got past it: a mistake in the chain is no score of 0."""
+        if self._error is not None and self._all:
+            raise self._error
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +147,6 @@ def _render(template: str, view: RowView) -> _Outcome:
             if status == "skipped":
                 return _Outcome(reason=f"step {step_id!r}: skipped")
         return _Outcome(reason=error.message, error=error)
-
-
-def _raise_if_all_failed(outcomes: Sequence[_Outcome]) -> None:
-    """Raise the template's failure where no row got past it: a mistake in the chain is no score of 0."""
-    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-    if errors and all(outcome.reason is not None for outcome in outcomes):
-        raise errors[0]
 
 
 def _measure(step: EvaluateStep, scored: Sequence[_Scored]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _base(ctx: StepContext, step: FinetuneStep) -> Base | None:
         name = (model.model if model is not None else None) or step.base
         revision = model.revision if model is not None else None
         name = _pinned(ctx, _beside_chain(ctx, str(name)))
-        weights = find_weights(name, revision=revision, store=ctx.store)
+        weights = find_weights(name, revision=revision, store=ctx.store, reach=ctx.providers.reach)
         described = {"provider": "local", "model": name, **({"revision": revision} if revision else {})}
     if weights.base is not None:
         raise InputInvalid(

@@ -28,6 +28,7 @@ from chains.suggest import did_you_mean
 from chains.templates import has_expression, render
 from tasks.context import OnceJob, RowResult, StepContext
 from tasks.examples import Converter, Example
+from tasks.reuse import Question, found, question
 from tasks.splitting import PARTS, assign, leaks
 
 _SHOWN = 5
@@ -46,20 +47,18 @@ def _prepare(ctx: StepContext, job: OnceJob) -> RowResult:
     _check_group(step, dataset)
     converter = Converter(ctx.chain_file, step, job.scope, from_text=dataset.format == "csv")
     inputs = {"data": str(path), "sha256": dataset.sha256}
-    key = key_of(
-        "prepare",
-        {
-            "data": dataset.sha256,
-            "format": dataset.format,
-            "deduplicate": step.deduplicate,
-            "split": step.split.model_dump(mode="json"),
-            **converter.identity(),
-        },
-    )
-    reused = _reuse(ctx, key)
+    deciding = {
+        "data": dataset.sha256,
+        "format": dataset.format,
+        "deduplicate": step.deduplicate,
+        "split": step.split.model_dump(mode="json"),
+        **converter.identity(),
+    }
+    key, asked = key_of("prepare", deciding), question(ctx, "prepare", deciding)
+    reused = _reuse(ctx, asked, key)
     if reused is not None:
         record_id, output = reused
-        return RowResult(output=output, value_key=key, reused_from=record_id, inputs=inputs)
+        return RowResult(output=output, value_key=asked.key, reused_from=record_id, inputs=inputs)
     with _scratch(ctx) as scratch:
         rows = _Reader(step, converter, scratch / "examples.jsonl").read(dataset)
         parts = assign(rows.units, step.split)
@@ -68,7 +67,7 @@ def _prepare(ctx: StepContext, job: OnceJob) -> RowResult:
         files = {part: ctx.store.put_file(scratch / f"{part}.jsonl") for part in PARTS if counts[part]}
     counts |= {"read": rows.read, "duplicates": rows.duplicates, "empty": rows.empty}
     output = {"counts": counts, "dropped": rows.duplicates + rows.empty, "files": files}
-    return RowResult(output=_materialised(ctx, key, output), value_key=key, inputs=inputs)
+    return RowResult(output=_materialised(ctx, key, output), value_key=asked.key, inputs=inputs)
 
 
 def _data_path(ctx: StepContext, source: str, job: OnceJob) -> Path:
@@ -96,12 +95,12 @@ def _check_group(step: PrepareStep, dataset: Dataset) -> None:
         )
 
 
-def _reuse(ctx: StepContext, key: str) -> tuple[str, dict[str, Any]] | None:
-    found = ctx.store.reusable([key]).get(key)
-    if found is None or found.output is None:
+def _reuse(ctx: StepContext, asked: Question, key: str) -> tuple[str, dict[str, Any]] | None:
+    record = found(ctx, asked)
+    if record is None:
         return None
     try:
-        return found.id, _materialised(ctx, key, json.loads(found.output))
+        return record.id, _materialised(ctx, key, json.loads(record.output or b"{}"))
     except StoreDamaged:
         # the files are derived from the data set, which is at hand: make them again, and the blobs with them
         return None

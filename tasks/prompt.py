@@ -7,20 +7,21 @@ same. Knows nothing of how a call is retried (tasks.attempts) or of which bytes 
 from __future__ import annotations
 
 import asyncio
-import json
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import HeadraceError, InputInvalid, OutputInvalid, OutputTruncated
-from chains.keys import key_of
 from chains.outputs import parse_output, schema_of, step_output
 from chains.prompts import prompt_parts, render_messages
 from chains.spec import PromptStep
+from chains.store import Claim
 from chains.templates import references
 from tasks.attempts import Caller, call, caller_for
 from tasks.context import Progress, RowJob, RowResult, StepContext
 from tasks.python import load_object
+from tasks.reuse import Question, answer, question
 
 if TYPE_CHECKING:
     from tasks.providers import Completion, Provider, Reply
@@ -28,25 +29,56 @@ if TYPE_CHECKING:
 
 async def run_row(ctx: StepContext, job: RowJob) -> RowResult:
     """Render the prompt for one row, ask, and return what the model said."""
-    step = ctx.step
-    assert isinstance(step, PromptStep)
-    name = model_name(ctx, step)
-    provider = ctx.providers.get(name)
-    parts = prompt_parts(ctx.chain_file, ctx.step_id)
-    inputs = variables_read([source for _, source in parts], job.scope)
+    prepared = await _prepared(ctx)
+    inputs = variables_of(prepared.variables, job.scope)
     messages: list[dict[str, str]] | None = None
     try:
-        messages = render_messages(parts, job.scope)
-        form = await _form_of(ctx, step)
-        key = _value_key(provider, messages, form)
-        result = _reused(ctx, key) or await _ask(ctx, job, messages, form)
+        messages = asked_for = render_messages(prepared.parts, job.scope)
+        asked = _question(ctx, prepared, messages)
+        result = await answer(ctx, asked, lambda claim: _ask(ctx, job, prepared, asked_for, claim))
     except HeadraceError as error:
         error.inputs = inputs
         error.messages = error.messages or messages
         raise
-    result.value_key, result.inputs = key, inputs
+    result.inputs = inputs
     result.messages = result.messages or messages
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is the same for all rows of the step."""
+
+    model: str
+    provider: Provider
+    parts: list[tuple[str, str]]
+    variables: list[tuple[str, ...]]
+    form: _Form | None
+
+
+async def _prepared(ctx: StepContext) -> _Prepared:
+    found: asyncio.Task[_Prepared] | None = ctx.memo.get("prompt")
+    if found is None:
+        # A task, for the rows that come while the first is at it.
+        found = ctx.memo["prompt"] = asyncio.ensure_future(_prepare(ctx))
+    try:
+        return found.result() if found.done() else await asyncio.shield(found)
+    except HeadraceError as error:
+        raise copy.copy(error) from error  # each row notes its own inputs on it
+
+
+async def _prepare(ctx: StepContext) -> _Prepared:
+    step = ctx.step
+    assert isinstance(step, PromptStep)
+    name = model_name(ctx, step)
+    parts = prompt_parts(ctx.chain_file, ctx.step_id)
+    return _Prepared(
+        model=name,
+        provider=ctx.providers.get(name),
+        parts=parts,
+        variables=variables_in([source for _, source in parts]),
+        form=await _form_of(ctx, step),
+    )
 
 
 def model_name(ctx: StepContext, step: PromptStep) -> str:
@@ -60,17 +92,26 @@ def model_name(ctx: StepContext, step: PromptStep) -> str:
     return name
 
 
-def variables_read(sources: list[str], scope: Mapping[str, Any]) -> dict[str, Any]:
-    """Return each variable that templates refer to and its value, by its dotted name."""
+def variables_in(sources: list[str]) -> list[tuple[str, ...]]:
+    """Return each variable that templates refer to, as its root and path."""
+    return list(
+        dict.fromkeys((found.root, *found.path) for source in sources for found in references(source))
+    )
+
+
+def variables_of(variables: list[tuple[str, ...]], scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of each variable by its dotted name; what is not there was guarded, or fails later."""
     found: dict[str, Any] = {}
-    for source in sources:
-        for reference in references(source):
-            value: Any = scope
-            for part in (reference.root, *reference.path):
-                value = value.get(part, found) if isinstance(value, Mapping) else found
-            if value is not found:  # what is not there was guarded, or the rendering says so
-                found[".".join((reference.root, *reference.path))] = value
+    for variable in variables:
+        value: Any = scope
+        for part in variable:
+            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        if value is not _ABSENT:
+            found[".".join(variable)] = value
     return found
+
+
+_ABSENT: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,52 +148,47 @@ def _check_class(model: Any, value: Any) -> None:
         raise OutputInvalid(f"The answer does not fit {model.__name__}: {problems[:1000]}.") from error
 
 
-def _value_key(provider: Provider, messages: list[dict[str, str]], form: _Form | None) -> str | None:
-    """Return the key under which the answer may be used again, or None where another try may differ."""
-    if not provider.deterministic:
-        return None
+def _question(ctx: StepContext, prepared: _Prepared, messages: list[dict[str, str]]) -> Question:
+    """Return what decides the answer."""
+    provider, form = prepared.provider, prepared.form
     schema = form.schema if form is not None else None
-    return key_of("prompt", {"messages": messages, "model": provider.identity, "schema": schema, "sample": 0})
+    parts = {"messages": messages, "model": provider.identity, "schema": schema, "sample": 0}
+    return question(ctx, "prompt", parts, same=provider.deterministic)
 
 
-def _reused(ctx: StepContext, key: str | None) -> RowResult | None:
-    found = ctx.store.reusable([key]).get(key) if key is not None else None
-    if found is None or found.output is None:
-        return None
-    messages = json.loads(found.messages) if found.messages is not None else None
-    return RowResult(output=json.loads(found.output), reused_from=found.id, messages=messages)
-
-
-async def _ask(
-    ctx: StepContext, job: RowJob, messages: list[dict[str, str]], form: _Form | None
+async def _ask(  # noqa: PLR0917 - what one row asks, and for whom
+    ctx: StepContext,
+    job: RowJob,
+    prepared: _Prepared,
+    messages: list[dict[str, str]],
+    claim: Claim | None,
 ) -> RowResult:
     """Ask, and ask again up to `reask` times with the reason why the answer does not fit."""
     step = ctx.step
     assert isinstance(step, PromptStep)
-    name = model_name(ctx, step)
-    caller = caller_for(ctx, job, name)
-    question = _Question(ctx.providers.get(name), form)
+    caller = caller_for(ctx, job, prepared.model, claim=claim)
+    asking = _Asking(prepared.provider, prepared.form)
     history: list[str] = []
     for asked in range(step.reask + 1):
         try:
-            completion, parsed = await question.ask(caller, messages, granted=asked)
+            completion, parsed = await asking.ask(caller, messages, granted=asked)
         except HeadraceError as error:
             error.messages = messages
             error.history = history = [*history, *error.history]
             if not isinstance(error, OutputInvalid) or asked == step.reask:
                 raise
-            messages = [*messages, *question.complaint(error)]
+            messages = [*messages, *asking.complaint(error)]
             ctx.report(Progress(ctx.step_id, "retry", row=job.row, text=f"asked again: {error.message}"))
         else:
             break
-    _report_other_model(ctx, name, completion)
+    _report_other_model(ctx, prepared.model, completion)
     result = RowResult(
         output=step_output(completion.text, completion.finish_reason, parsed), messages=messages
     )
     return caller.charge(result)
 
 
-class _Question:
+class _Asking:
     """One question to one model, with the last answer that it got."""
 
     def __init__(self, provider: Provider, form: _Form | None) -> None:

@@ -32,6 +32,8 @@ from weakref import WeakKeyDictionary
 
 from chains.errors import EnvironmentLacks, HeadraceError, InputInvalid, Refused, StepFailed, TimedOut
 from chains.keys import canonical
+from chains.source.files import is_allowed_module
+from chains.source.imports import with_imports
 from chains.spec import PythonStep
 from chains.templates import render_value
 from tasks.context import RowJob, RowResult, StepContext
@@ -80,7 +82,7 @@ def load_object(chain_file: ChainFile, spec: str, settings: Settings) -> Any:
 
 
 def _load_module(name: str, settings: Settings) -> ModuleType:
-    if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in settings.allowed_modules):
+    if not is_allowed_module(name, settings.allowed_modules):
         raise Refused(
             f"this machine does not let a chain import {name!r}.",
             hint="Put the function into a file beside the chain, or add it to HEADRACE_ALLOWED_MODULES.",
@@ -109,6 +111,7 @@ def _load_file(chain_file: ChainFile, place: str) -> ModuleType:
     name = f"{package}.{_quoted(path.stem)}"
     if name in sys.modules:
         return sys.modules[name]
+    _check_neighbours(chain_file, folder, place)
     module = ModuleType(name)
     module.__file__, module.__package__ = str(path), package
     sys.modules[name] = module  # dataclasses and pydantic look their module up while it runs
@@ -119,6 +122,20 @@ def _load_file(chain_file: ChainFile, place: str) -> ModuleType:
         del sys.modules[name]
         raise _failure(f"loading {place!r}", error, folder) from error
     return module
+
+
+def _check_neighbours(chain_file: ChainFile, folder: Path, place: str) -> None:
+    """Refuse to mix: what a file imports comes from the disk, and must be what the chain was hashed with."""
+    for file in sorted(with_imports(place, chain_file.files) - {place}):
+        try:
+            same = (folder / file).read_bytes() == chain_file.files[file]
+        except OSError:
+            same = False
+        if not same:
+            raise StepFailed(
+                f"{file!r} has changed since the chain was read.",
+                hint="Start a new run, or resume this one with --accept-changes.",
+            )
 
 
 def _private_package(root: str, folder: Path, inner: Path) -> str:

@@ -6,17 +6,18 @@ searched again. What documents say is handed on as data and never rendered as a 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chains.errors import HeadraceError, InputInvalid
-from chains.keys import key_of
 from chains.spec import RetrieveStep
+from chains.store import Claim
 from chains.templates import render
 from tasks.attempts import Caller, call, caller_for
 from tasks.context import RowJob, RowResult, StepContext
 from tasks.embed import embed_texts
+from tasks.prices import FREE
+from tasks.reuse import answer, question
 
 if TYPE_CHECKING:
     from tasks.collection import Collection, Hit
@@ -34,35 +35,36 @@ async def run_row(ctx: StepContext, job: RowJob) -> RowResult:
             raise InputInvalid(
                 f"The query of step '{ctx.step_id}' is empty.", hint="Give it text to look for."
             )
-        key = await _key(ctx, collection, query)
-        found = ctx.store.reusable([key]).get(key)
-        if found is not None and found.output is not None:
-            return RowResult(
-                output=json.loads(found.output), value_key=key, reused_from=found.id, inputs=inputs
-            )
-        caller = caller_for(ctx, job, collection.embedder_name)
-        hits = await _look_up(ctx, caller, collection, query)
+        asked = question(ctx, "retrieve", await _parts(ctx, collection, query))
+        result = await answer(ctx, asked, lambda claim: _find(ctx, job, collection, query, claim))
     except HeadraceError as error:
         error.inputs = inputs
         raise
-    output = {"hits": [hit.as_json() for hit in hits], "scores": [hit.score for hit in hits]}
-    return caller.charge(RowResult(output=output, value_key=key, inputs=inputs))
+    result.inputs = inputs
+    return result
 
 
-async def _key(ctx: StepContext, collection: Collection, query: str) -> str:
+async def _parts(ctx: StepContext, collection: Collection, query: str) -> dict[str, Any]:
+    """Return what decides the hits."""
     step = ctx.step
     assert isinstance(step, RetrieveStep)
-    return key_of(
-        "retrieve",
-        {
-            "query": query,
-            "embedder": dict(ctx.providers.get(collection.embedder_name).identity),
-            "distance": collection.distance,
-            "content": await collection.version(),
-            "top_k": step.top_k,
-            "min_score": step.min_score,
-        },
-    )
+    return {
+        "query": query,
+        "embedder": dict(ctx.providers.get(collection.embedder_name).identity),
+        "distance": collection.distance,
+        "content": await collection.version(),
+        "top_k": step.top_k,
+        "min_score": step.min_score,
+    }
+
+
+async def _find(  # noqa: PLR0917 - one query, and for whom
+    ctx: StepContext, job: RowJob, collection: Collection, query: str, claim: Claim | None
+) -> RowResult:
+    caller = caller_for(ctx, job, collection.embedder_name, claim=claim)
+    hits = await _look_up(ctx, caller, collection, query)
+    output = {"hits": [hit.as_json() for hit in hits], "scores": [hit.score for hit in hits]}
+    return caller.charge(RowResult(output=output))
 
 
 async def _look_up(ctx: StepContext, caller: Caller, collection: Collection, query: str) -> list[Hit]:
@@ -74,6 +76,6 @@ async def _look_up(ctx: StepContext, caller: Caller, collection: Collection, que
         return await collection.search(vectors[0], top_k=step.top_k, min_score=step.min_score)
     # A server is called like any other: with attempts in the store, and tries of its own.
     request = collection.search_request(vectors[0], top_k=step.top_k, min_score=step.min_score)
-    searcher = replace(caller, gate=collection.gate)
+    searcher = replace(caller, gate=collection.gate, price=FREE, rates=None, limits=())
     granted = caller.first_number - 1 + caller.tally.attempts
     return await call(searcher, request, collection.send_search, collection.read_search, granted=granted)

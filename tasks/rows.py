@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import importlib
 import json
 from collections import Counter
@@ -17,9 +18,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chains.errors import Cancelled, HeadraceError, StepFailed
+from chains.errors import BudgetExceeded, Cancelled, HeadraceError, StepFailed, StoreConflict
 from chains.keys import canonical
-from chains.spec import PromptStep, kind_of
+from chains.spec import EvaluateStep, PromptStep, kind_of
 from chains.store import RecordRow
 from chains.store.rows import RecordStatus
 from chains.templates import evaluate
@@ -37,6 +38,8 @@ from tasks.scopes import ONCE, RowScope, Scopes
 
 DONE = frozenset({"ok", "skipped"})
 """Statuses that a resumed run leaves alone."""
+SCORES_AT_ONCE = 1000
+"""Per-row records of a once step that one transaction takes."""
 
 
 @dataclass(slots=True)
@@ -47,33 +50,49 @@ class ShardCounts:
     resumed: int = 0
     reused: int = 0
     first_error: str | None = None
+    over_budget: str | None = None
 
     @property
     def failed(self) -> int:
         """Rows that failed here or could not run because of an earlier failure."""
         return self.statuses["failed"] + self.statuses["blocked"]
 
+    @property
+    def ended(self) -> int:
+        """Rows that have come to an end of their own; not those that a stop left for a resume."""
+        return self.statuses.total() - self.statuses["cancelled"]
+
+    def add(self, other: ShardCounts) -> None:
+        """Count another shard's rows in."""
+        self.statuses += other.statuses
+        self.resumed += other.resumed
+        self.reused += other.reused
+        self.first_error = self.first_error or other.first_error
+
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """Says whether the run is being stopped; rows that have not begun are then left for a resume."""
+    """Says whether the run is being stopped; rows that have not begun are then left for a resume.
+
+    `on_budget` is told, with the reason, when a call was not made because a budget would not cover it.
+    """
 
     asked: Callable[[], bool] = lambda: False
     on_failure: Callable[[], None] = lambda: None
+    on_budget: Callable[[str], None] = lambda _: None
 
 
 async def run_shard(ctx: StepContext, scopes: Scopes, rows: range, stopping: Stopping) -> ShardCounts:
     """Run a per-row step over `rows`, as many at once as its model allows."""
     counts = ShardCounts()
     before = _records_before(ctx, rows)
-    limit = asyncio.Semaphore(_concurrency(ctx))
+    limit = _limit(ctx)
 
     async def one(found: RowScope) -> None:
         async with limit:
             if not stopping.asked():
                 await _run_row(ctx, found, before.get(found.row), counts)
-        if counts.statuses["failed"]:
-            stopping.on_failure()
+        _tell(counts, stopping)
 
     pending = []
     for found in scopes.per_row(ctx.step_id, rows, run_on_skip=ctx.step.on_skip == "run"):
@@ -92,16 +111,28 @@ async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> Shar
     """Run a once step over all rows."""
     counts = ShardCounts()
     earlier = ctx.store.record(ctx.run_id, ctx.step_id, ONCE)
-    if earlier is not None and _is_final(ctx, earlier):
+    final = earlier is not None and _is_final(ctx, earlier)
+    if earlier is not None and final and scopes.newest_upstream(ctx.step_id) > (earlier.finished_at or 0.0):
+        final = False  # a row that it has read was run again since, by a resume
+        ctx.renewed()
+    if earlier is not None and final:
         counts.statuses[earlier.status] += 1
         counts.resumed += 1
         ctx.report(Progress(ctx.step_id, "row", row=ONCE, status=earlier.status, reused=True))
     elif not stopping.asked():
-        found = scopes.once(ctx.step_id, run_on_skip=ctx.step.on_skip == "run")
-        await _run_row(ctx, found, earlier, counts, views=lambda: scopes.views(ctx.step_id))
-        if counts.statuses["failed"]:
-            stopping.on_failure()
+        with_lists = not isinstance(ctx.step, EvaluateStep)  # it reads the rows one by one
+        found = scopes.once(ctx.step_id, run_on_skip=ctx.step.on_skip == "run", with_lists=with_lists)
+        views = functools.partial(scopes.views, ctx.step_id)
+        await _run_row(ctx, found, earlier, counts, views=views)
+        _tell(counts, stopping)
     return counts
+
+
+def _tell(counts: ShardCounts, stopping: Stopping) -> None:
+    if counts.over_budget is not None:
+        stopping.on_budget(counts.over_budget)
+    if counts.statuses["failed"]:
+        stopping.on_failure()
 
 
 async def _run_row(
@@ -128,13 +159,33 @@ async def _run_row(
         status, error = "skipped", skipped
     except Cancelled as stopped:
         status, error = "cancelled", stopped
+    except BudgetExceeded as over:  # nothing is wrong with the row: it waits for more budget
+        status, error = "cancelled", over
+        counts.over_budget = counts.over_budget or str(over)
     except HeadraceError as failure:
         status, error = "failed", failure
     closing = _closing(ctx, opening, (status, result, error))
     of_rows = result.row_records if result is not None else getattr(error, "row_records", ())
-    scores = _score_records(ctx, of_rows)
-    await ctx.store.aput(closing, *scores)
+    for start in range(0, len(of_rows), SCORES_AT_ONCE):
+        await ctx.store.aput(*_score_records(ctx, of_rows[start : start + SCORES_AT_ONCE]))
+    # Last: a once step with a final record has all its rows' records.
+    closing = await _put_closing(ctx, closing, result.fence if result is not None else None)
     _count(ctx, counts, closing, error)
+
+
+async def _put_closing(ctx: StepContext, closing: RecordRow, fence: int | None) -> RecordRow:
+    """Write a row's record; what was made under a claim that has passed on is linked to the new holder's."""
+    try:
+        await ctx.store.aput(closing, fence=fence)
+    except StoreConflict:
+        key = closing.value_key
+        made = ctx.store.reusable([key]).get(key) if fence is not None and key is not None else None
+        if made is not None:
+            closing = dataclasses.replace(closing, output=made.output, reused_from=made.id)
+        elif fence is None:
+            raise
+        await ctx.store.aput(closing)
+    return closing
 
 
 def _verdict(ctx: StepContext, found: RowScope) -> tuple[RecordStatus | Literal["run"], str]:
@@ -166,10 +217,12 @@ async def _call_kind(
 def _is_final(ctx: StepContext, record: RecordRow) -> bool:
     """Whether a record stands: done in any process, or failed since this execution of the run began.
 
-    A task that Prefect retries must not try failed rows again; only the user's resume does.
+    A task that Prefect retries must not try failed rows again; only the user's resume does. What a step that
+    the user has changed left behind does not stand.
     """
-    failed = record.status in ("failed", "blocked") and (record.finished_at or 0.0) >= ctx.since
-    return record.status in DONE or failed
+    finished = record.finished_at or 0.0
+    failed = record.status in ("failed", "blocked") and finished >= ctx.since
+    return failed or (record.status in DONE and finished >= ctx.anew)
 
 
 def _opening(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow:
@@ -187,13 +240,16 @@ def _opening(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow
 def _attempts_before(ctx: StepContext, earlier: RecordRow | None) -> tuple[int, int]:
     """Return how many attempts the record has, and how many of them a resume forgives.
 
-    A row that failed and is run again by the user's wish gets its tries anew; one that a crash or a stop
-    left open goes on with what is left of its bound.
+    A row that is run again by the user's wish, because it failed or its step was changed, gets its tries
+    anew; one that a crash or a stop left open goes on with what is left of its bound.
     """
     if earlier is None:
         return 0, 0
-    made = len(ctx.store.attempts(earlier.id, payloads=False))
-    return made, made if earlier.status == "failed" else 0
+    attempts = ctx.store.attempts(earlier.id, payloads=False)
+    if earlier.status == "failed" or (earlier.status in DONE and not _is_final(ctx, earlier)):
+        return len(attempts), len(attempts)
+    unsent = sum(attempt.state == "error" and attempt.error_type == "Cancelled" for attempt in attempts)
+    return len(attempts), unsent
 
 
 def _closing(
@@ -214,12 +270,15 @@ def _closing(
             cost_micro=result.cost_micro,
             attempts=result.attempts,
         )
-    output = getattr(error, "output", None)
+    output, tally = getattr(error, "output", None), getattr(error, "tally", None)
     return dataclasses.replace(
         ended,
         inputs=_json(getattr(error, "inputs", None)),
         messages=_json(getattr(error, "messages", None)),
         output=canonical(output) if output is not None else None,
+        tokens_in=getattr(tally, "tokens_in", None),
+        tokens_out=getattr(tally, "tokens_out", None),
+        cost_micro=getattr(tally, "cost_micro", None),
         attempts=len(ctx.store.attempts(opening.id, payloads=False)),
     )
 
@@ -262,13 +321,13 @@ def _json(value: Any) -> bytes | None:
     return None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def _concurrency(ctx: StepContext) -> int:
+def _limit(ctx: StepContext) -> asyncio.Semaphore:
+    """Return what bounds the rows at work: for a model all shards share it, so that calls leave at once."""
     if isinstance(ctx.step, PromptStep):
         name = ctx.step.model or ctx.chain_file.chain.defaults.model
         if name is not None:
-            # Twice the model's limit: the next rows render their prompts while calls are in flight.
-            return 2 * ctx.chain_file.chain.models[name].limits.concurrency
-    return 128
+            return ctx.providers.gate(name).rows
+    return asyncio.Semaphore(128)
 
 
 def _records_before(ctx: StepContext, rows: range) -> dict[int, RecordRow]:

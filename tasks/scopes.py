@@ -7,30 +7,24 @@ calls it; everything it reads comes from the store, so it is the same after a cr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tasks.context import RowView
 
 if TYPE_CHECKING:
     from chains.graph import Graph
-    from chains.store import RecordRow, Store
+    from chains.store import Store
+    from tasks.row_source import RowSource
 
 ONCE = -1
 """The row number of a once step's record."""
+CHUNK = 256
+"""Rows whose records are in memory together while a once step reads them all."""
 
-
-@dataclass(frozen=True, slots=True)
-class RowSource:
-    """The rows of a run: typed inputs per row, the data set's columns per row, and the run's own inputs."""
-
-    shared: Mapping[str, Any]
-    inputs: Sequence[Mapping[str, Any]]
-    columns: Sequence[Mapping[str, Any]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.inputs)
+Ending: TypeAlias = tuple[str, bytes | None]
+"""The status of a record and its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +63,52 @@ class Scopes:
         """Yield the scope of each row of a per-row step."""
         once = self._once_upstream(step_id)
         by_step = {up: self._outputs(up, rows) for up in self._per_row_upstream(step_id)}
-        for row in rows:
-            ended = [*once, *(_ended(up, found.get(row)) for up, found in by_step.items())]
-            yield self._judge(step_id, row, ended, self._rows.inputs[row], run_on_skip=run_on_skip)
+        for row in self._rows.read(rows):
+            ended = [*once, *(_ended(up, found.get(row.number)) for up, found in by_step.items())]
+            yield self._judge(step_id, row.number, ended, row.inputs, run_on_skip=run_on_skip)
 
-    def once(self, step_id: str, *, run_on_skip: bool) -> RowScope:
-        """Return a once step's scope: a per-row upstream step is the list over rows that have an output."""
+    def once(self, step_id: str, *, run_on_skip: bool, with_lists: bool = True) -> RowScope:
+        """Return a once step's scope: a per-row upstream step is the list over rows that have an output.
+
+        A kind that reads `views` in place of lists has no use for them, and they may be large.
+        """
         ended = self._once_upstream(step_id)
         found = self._judge(step_id, ONCE, ended, self._rows.shared, run_on_skip=run_on_skip)
-        everything = range(len(self._rows))
-        for upstream in self._per_row_upstream(step_id):
-            outputs = self._outputs(upstream, everything)
+        read = set(self._per_row_upstream(step_id)) & self._graph.reads[step_id]
+        for upstream in sorted(read) if with_lists else ():
             found.scope[upstream] = [
-                _decode(record) for _, record in sorted(outputs.items()) if record.status == "ok"
+                _decode(output)
+                for rows in self._rows.shards(CHUNK)
+                for status, output in self._outputs(upstream, rows).values()
+                if status == "ok"
             ]
         return found
 
-    def views(self, step_id: str) -> list[RowView]:
-        """Return every row as a once step sees it, with `row` added."""
-        everything = range(len(self._rows))
+    def views(self, step_id: str) -> Sequence[RowView]:
+        """Return every row as a once step sees it, with `row` added; they are read as one iterates."""
+        return Views(len(self._rows), lambda: self._views(step_id))
+
+    def newest_upstream(self, step_id: str) -> float:
+        """Return when the last record that a once step depends on was finished."""
+        newest = 0.0
+        for upstream in self._graph.needs[step_id]:
+            chunks = [range(ONCE, 0)] if upstream in self._once else self._rows.shards(16 * CHUNK)
+            for rows in chunks:
+                found = self._store.records(self._run_id, upstream, rows=rows, payloads=False)
+                newest = max([newest, *(record.finished_at or 0.0 for record in found)])
+        return newest
+
+    def _views(self, step_id: str) -> Iterator[RowView]:
         once = {up.step: up.output for up in self._once_upstream(step_id) if up.output is not None}
-        by_step = {up: self._outputs(up, everything) for up in self._per_row_upstream(step_id)}
-        views = []
-        for row in everything:
-            ended = [_ended(up, found.get(row)) for up, found in by_step.items()]
-            scope: dict[str, Any] = {"inputs": dict(self._rows.inputs[row]), **once}
-            scope |= {up.step: up.output for up in ended if up.output is not None}
-            if self._rows.columns is not None:
-                scope["row"] = self._rows.columns[row]
-            views.append(RowView(row=row, scope=scope, statuses={up.step: up.status for up in ended}))
-        return views
+        for rows in self._rows.shards(CHUNK):
+            by_step = {up: self._outputs(up, rows) for up in self._per_row_upstream(step_id)}
+            for row in self._rows.read(rows):
+                ended = [_ended(up, found.get(row.number)) for up, found in by_step.items()]
+                scope: dict[str, Any] = {"inputs": dict(row.inputs), **once}
+                scope |= {up.step: up.output for up in ended if up.output is not None}
+                if row.columns is not None:
+                    scope["row"] = row.columns
+                yield RowView(row.number, scope, {up.step: up.status for up in ended})
 
     def _judge(
         self,
@@ -126,15 +136,31 @@ class Scopes:
     def _once_upstream(self, step_id: str) -> list[Upstream]:
         found = []
         for upstream in sorted(self._graph.needs[step_id] & self._once):
-            found.append(_ended(upstream, self._store.record(self._run_id, upstream, ONCE)))
+            found.append(_ended(upstream, self._outputs(upstream, range(ONCE, 0)).get(ONCE)))
         return found
 
     def _per_row_upstream(self, step_id: str) -> list[str]:
         return sorted(self._graph.needs[step_id] - self._once)
 
-    def _outputs(self, step_id: str, rows: range) -> dict[int, RecordRow]:
-        records = self._store.records(self._run_id, step_id, rows=rows)
-        return {record.row: record for record in records}
+    def _outputs(self, step_id: str, rows: range) -> dict[int, Ending]:
+        return self._store.outputs(self._run_id, step_id, rows)
+
+
+class Views(Sequence[RowView]):
+    """The rows as a sequence that is read anew, in chunks, each time somebody iterates over it."""
+
+    def __init__(self, count: int, read: Callable[[], Iterator[RowView]]) -> None:
+        self._count = count
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[RowView]:
+        return self._read()
+
+    def __getitem__(self, place: Any) -> Any:
+        raise TypeError("the rows of a run are read in order; iterate over them")
 
 
 _ENDINGS = {
@@ -145,11 +171,12 @@ _ENDINGS = {
 }
 
 
-def _ended(step_id: str, record: RecordRow | None) -> Upstream:
-    if record is None:
+def _ended(step_id: str, ending: Ending | None) -> Upstream:
+    if ending is None:
         return Upstream(step_id, "missing", None)
-    return Upstream(step_id, record.status, _decode(record) if record.status == "ok" else None)
+    status, output = ending
+    return Upstream(step_id, status, _decode(output) if status == "ok" else None)
 
 
-def _decode(record: RecordRow) -> Any:
-    return json.loads(record.output) if record.output is not None else None
+def _decode(output: bytes | None) -> Any:
+    return json.loads(output) if output is not None else None

@@ -1,6 +1,6 @@
 """Schema errors in words: pydantic's findings as problems at their place, with a did-you-mean.
 
-Owns the wording. Values of `api_key` are never shown.
+Owns the wording. Values of `api_key` and of headers are never shown.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Explainer:
 
     def _value_words(self, item: ErrorDetails, inner: YamlPath) -> tuple[str, str | None]:
         name, value = self._named(inner), _at(self.raw, inner)
-        secret = "api_key" in (*self.path, *inner)
+        secret = not {"api_key", "headers"}.isdisjoint((*self.path, *inner))
         seen = "this value" if secret else shown(value)
         context: Mapping[str, Any] = item.get("ctx", {})
         match item["type"]:

@@ -17,6 +17,8 @@ from chains.loading.validation import validate
 from chains.source.document import MAX_BYTES, read_document, text_problem
 from chains.source.files import FileRefused, is_prompt_file, locate, named_files
 from chains.source.findings import Findings
+from chains.source.imports import imported_files
+from chains.source.marks import YamlPath
 from chains.spec import Chain
 from chains.suggest import did_you_mean, shown
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 LIBRARY = Path(__file__).resolve().parents[1] / "library"
 _FILE_NAME = "chain.yaml"
+_TRUSTING = frozenset({"HEADRACE_READ_OUTSIDE", "HEADRACE_ALLOWED_MODULES"})
 
 
 def load(path: str | Path, *, settings: Settings | None = None) -> ChainFile:
@@ -49,9 +52,11 @@ def load_source(source: bytes, path: str | Path, *, settings: Settings | None = 
             findings.at_value((), "a chain file is a mapping of keys.", "Begin with 'chain: NAME'.")
         raise ChainInvalid(findings.all())
     validated = validate(document.value, findings)
-    read_outside = _read_outside(settings)
+    machine = _machine(settings)
+    read_outside = machine is not None and machine.read_outside
     files = _read_files(validated.chain, path.parent, findings, read_outside=read_outside)
-    subject = Subject(validated.chain, validated.names, files, str(path.parent), findings)
+    modules = machine.allowed_modules if machine is not None else ()
+    subject = Subject(validated.chain, validated.names, files, str(path.parent), findings, modules)
     check(subject, root=path.parent, read_outside=read_outside)
     if problems := findings.all():
         raise ChainInvalid(problems)
@@ -98,37 +103,52 @@ def _shortest(path: Path) -> Path:
     return path if relative.startswith("..") else Path(relative)
 
 
-def _read_outside(settings: Settings | None) -> bool:
+def _machine(settings: Settings | None) -> Settings | None:
     """Return what the machine allows; its settings are read only where they could say other than no."""
-    if settings is None and "HEADRACE_READ_OUTSIDE" in os.environ:
+    if settings is None and not os.environ.keys().isdisjoint(_TRUSTING):
         from chains.settings import get_settings
 
-        settings = get_settings()
-    return settings is not None and settings.read_outside
+        return get_settings()
+    return settings
 
 
 def _read_files(chain: Chain, folder: Path, findings: Findings, *, read_outside: bool) -> dict[str, bytes]:
+    """Return the files that the chain names, and what the Python files among them import from beside them."""
     files: dict[str, bytes] = {}
-    for path, name in named_files(chain):
+    todo = [(path, name) for path, name in reversed(list(named_files(chain)))]
+    while todo:
+        path, name = todo.pop()
         if name in files:
             continue
-        try:
-            with locate(folder, name, read_outside=read_outside).open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-        except FileRefused as refusal:
-            findings.at_value(path, f"step {path[1]!r}: {refusal.message}", refusal.hint)
+        content = _read_file(folder, path, name, findings, read_outside=read_outside)
+        if content is None:
             continue
-        except OSError as error:
-            findings.at_value(
-                path, f"step {path[1]!r}: the file {shown(name)} cannot be read: {error.strerror}"
-            )
-            continue
-        display = name if str(folder) in ("", ".") else f"{folder}/{name}"
-        problem = text_problem(content, display)
-        if problem is not None:
-            findings.add(problem)
-        elif is_prompt_file(name) and "\x00" in content.decode("utf-8"):
-            findings.add(Problem(Location(display, 1, 1), "the file holds a NUL character"))
-        else:
-            files[name] = content
+        files[name] = content
+        if name.endswith(".py"):
+            imported = imported_files(name, content)
+            todo += [(path, file) for file in imported if (folder / file).is_file()]
     return files
+
+
+def _read_file(
+    folder: Path, path: YamlPath, name: str, findings: Findings, *, read_outside: bool
+) -> bytes | None:
+    """Return a file's content, or note why it cannot be had."""
+    try:
+        with locate(folder, name, read_outside=read_outside).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileRefused as refusal:
+        findings.at_value(path, f"step {path[1]!r}: {refusal.message}", refusal.hint)
+        return None
+    except OSError as error:
+        findings.at_value(path, f"step {path[1]!r}: the file {shown(name)} cannot be read: {error.strerror}")
+        return None
+    display = name if str(folder) in ("", ".") else f"{folder}/{name}"
+    problem = text_problem(content, display)
+    if problem is not None:
+        findings.add(problem)
+        return None
+    if is_prompt_file(name) and "\x00" in content.decode("utf-8"):
+        findings.add(Problem(Location(display, 1, 1), "the file holds a NUL character"))
+        return None
+    return content

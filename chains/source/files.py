@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,11 @@ def python_file(reference: str) -> str | None:
     """Return the file of `file.py:function`, or None for `package.module:function`."""
     file = reference.rpartition(":")[0]
     return file if file.endswith(".py") else None
+
+
+def is_allowed_module(module: str, allowed: Iterable[str]) -> bool:
+    """Whether a module is one of those that the machine lets a chain import, or inside one."""
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
 
 def named_files(chain: Chain) -> Iterator[NamedFile]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from chains.store.admitting import Verdict
+from chains.store.claiming import Claim
 from chains.store.files import atomic_write
-from chains.store.opening import open_store
+from chains.store.opening import is_server, open_store, open_to_rebuild, store_exists
+from chains.store.pruning import PruneReport
+from chains.store.rates import Slots
 from chains.store.rows import (
     UNREAD,
     AttemptRow,
@@ -19,6 +23,7 @@ from chains.store.rows import (
     StepRow,
     StepStatus,
 )
+from chains.store.spending import Limit, Settlement, Usage
 from chains.store.store import Store
 from chains.store.verifying import VerifyReport
 
@@ -26,18 +31,28 @@ __all__ = [
     "UNREAD",
     "AttemptRow",
     "AttemptState",
+    "Claim",
     "CollectionRow",
+    "Limit",
     "ModelKind",
     "ModelRow",
+    "PruneReport",
     "RecordRow",
     "RecordStatus",
     "Row",
     "RunRow",
     "RunStatus",
+    "Settlement",
+    "Slots",
     "StepRow",
     "StepStatus",
     "Store",
+    "Usage",
+    "Verdict",
     "VerifyReport",
     "atomic_write",
+    "is_server",
     "open_store",
+    "open_to_rebuild",
+    "store_exists",
 ]

@@ -6,15 +6,19 @@ files are looked for under the write lock, which is the lock under which files a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from chains import failpoints
 from chains.errors import StoreBusy
 from chains.store import schema
+from chains.store.admitting import Condition
 from chains.store.blobs import Blobs
 from chains.store.connecting import upsert
 from chains.store.rows import Row
@@ -43,15 +47,16 @@ class BlobNote:
 
 @dataclass(slots=True)
 class Batch:
-    """What one caller's `put` writes."""
+    """What one caller's `put` writes, and on what condition."""
 
     rows: list[tuple[Table, dict[str, Any]]] = field(default_factory=list)
     notes: list[BlobNote] = field(default_factory=list)
+    condition: Condition | None = None
 
 
-def batch_of(rows: Iterable[Row]) -> Batch:
+def batch_of(rows: Iterable[Row], condition: Condition | None = None) -> Batch:
     """Encode rows; the blobs that they need are noted and not yet written."""
-    batch = Batch()
+    batch = Batch(condition=condition)
     for row in rows:
         columns, spilled = encode(row)
         batch.rows.append((SHAPES[type(row)].table, columns))
@@ -62,18 +67,53 @@ def batch_of(rows: Iterable[Row]) -> Batch:
 def write_batches(connection: Connection, batches: Iterable[Batch], blobs: Blobs, now: float) -> None:
     """Upsert the rows of all batches, one statement per table; of two writes of one row the later stays."""
     by_table: dict[Table, list[dict[str, Any]]] = {}
+    notes: dict[str, dict[str, Any]] = {}
     for batch in batches:
         for note in batch.notes:
             _ensure(blobs, note)
-            by_table.setdefault(schema.blobs, []).append(
-                {"sha256": note.sha256, "size": note.size, "pinned": note.pinned, "touched_at": now}
-            )
+            pinned = note.pinned or notes.get(note.sha256, {}).get("pinned", False)
+            notes[note.sha256] = {
+                "sha256": note.sha256,
+                "size": note.size,
+                "pinned": pinned,
+                "touched_at": now,
+            }
         for table, columns in batch.rows:
             by_table.setdefault(table, []).append(columns)
+    if notes:
+        # In the order of names: of two processes that note the same blobs, neither waits for the other's.
+        by_table[schema.blobs] = [notes[sha256] for sha256 in sorted(notes)]
     for table in _ORDER:
         if table in by_table:
-            connection.execute(upsert(table, connection.dialect.name), by_table[table])
+            _upsert(connection, table, _last_of_each(table, by_table[table]))
             failpoints.hit("store.group.between_tables")
+
+
+def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Hand the rows to the driver as they are: `encode` has checked every value against its column."""
+    text, order = _compiled(table, connection.dialect)
+    if order is None:
+        connection.exec_driver_sql(text, list(rows))
+    else:
+        values = itemgetter(*order)
+        connection.exec_driver_sql(text, [values(row) for row in rows])
+
+
+@cache
+def _compiled(table: Table, dialect: Dialect) -> tuple[str, tuple[str, ...] | None]:
+    """Return the upsert as text, and the order of its values where the driver takes them by place."""
+    compiled = upsert(table, dialect.name).compile(
+        dialect=dialect, column_keys=[column.name for column in table.columns]
+    )
+    assert isinstance(compiled, SQLCompiler)
+    return str(compiled), tuple(compiled.positiontup) if compiled.positiontup else None
+
+
+def _last_of_each(table: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out rows that a later one replaces: a server takes no row twice in one statement."""
+    keys = [column.name for column in table.primary_key]
+    last = {tuple(row[key] for key in keys): row for row in rows}
+    return rows if len(last) == len(rows) else list(last.values())
 
 
 def _ensure(blobs: Blobs, note: BlobNote) -> None:

@@ -1,58 +1,53 @@
 """Content-addressed blobs: a file per content, named by its sha256, compressed with zstd.
 
-Owns `blobs/ab/ab...`. Knows nothing of rows and of who refers to a blob. Invariant: a file under its final
-name is whole, and what is read from it has been compared with its name.
+Owns the names `ab/ab...` in a place. Knows nothing of rows and of who refers to a blob, nor whether the place
+is a folder or a bucket. Invariant: what is read from a blob has been compared with its name.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
 import zstandard
 
 from chains.errors import InputInvalid, StoreDamaged
-from chains.store.files import atomic_file, disk_errors, is_temporary, make_folder
 from chains.store.names import checked_sha256, is_sha256
+from chains.store.places import Place
 
 _CHUNK: Final = 1 << 20
 
 
 class Blobs:
-    """The blobs in one folder."""
+    """The blobs in one place; what lies under `others` there belongs to somebody else."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, sha256: str) -> Path:
-        """Return where the blob is or would be."""
-        return self.folder / checked_sha256(sha256)[:2] / sha256
+    def __init__(self, place: Place, *, others: str | None = None) -> None:
+        self.place = place
+        self._others = others
 
     def put(self, data: bytes) -> str:
         """Keep `data` and return its sha256. A damaged blob of the same content is written anew."""
         sha256 = hashlib.sha256(data).hexdigest()
-        with disk_errors(self.folder):
+        with self.place.errors():
             if not self._refresh(sha256):
-                with self._new(sha256) as file:
-                    file.write(zstandard.ZstdCompressor(write_checksum=True).compress(data))
+                packed = zstandard.ZstdCompressor(write_checksum=True).compress(data)
+                self.place.write(_name(sha256), lambda file: _write_all(file, packed))
         return sha256
 
     def put_file(self, source: Path) -> tuple[str, int]:
         """Keep the content of a file without loading it; return its sha256 and size."""
         sha256, size = _hash_file(source)
-        with disk_errors(self.folder):
+        with self.place.errors():
             if not self._refresh(sha256):
-                with self._new(sha256) as file:
-                    _compress(source, file, sha256)
+                self.place.write(_name(sha256), lambda file: _compress(source, file, sha256))
         return sha256, size
 
     def get(self, sha256: str) -> bytes:
         """Return the content; StoreDamaged if it is gone or is not what its name says."""
-        return b"".join(self._chunks(sha256))
+        with self.place.errors():
+            return b"".join(self._chunks(sha256))
 
     def copy_to(self, sha256: str, target: IO[bytes]) -> None:
         """Write the content to an open file, verified by the time this returns."""
@@ -68,43 +63,45 @@ class Blobs:
             return damage.message
         return None
 
+    def size(self, sha256: str) -> int:
+        """Return the length of the content."""
+        return sum(len(chunk) for chunk in self._chunks(sha256))
+
     def exists(self, sha256: str) -> bool:
         """Tell whether the file is there; says nothing of its content."""
-        return self.path(sha256).exists()
+        return self.place.exists(_name(sha256))
 
-    def listed(self) -> Iterator[Path]:
-        """Yield the file of every blob."""
-        for folder in sorted(self.folder.iterdir()):
-            if folder.is_dir():
-                yield from (path for path in sorted(folder.iterdir()) if is_sha256(path.name))
+    def listed(self) -> Iterator[tuple[str, float]]:
+        """Yield the sha256 of every blob, with when it was written."""
+        for name, written in self.place.names():
+            sha256 = name.rpartition("/")[2]
+            if is_sha256(sha256) and name == _name(sha256):
+                yield sha256, written
 
-    def strangers(self) -> Iterator[Path]:
-        """Yield what lies among the blobs and is neither a blob nor a temporary file."""
-        for folder in sorted(self.folder.iterdir()):
-            inside = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-            yield from (path for path in inside if not is_sha256(path.name) and not is_temporary(path.name))
+    def strangers(self) -> Iterator[str]:
+        """Yield the names of what lies among the blobs and is none."""
+        for name, _ in self.place.names():
+            sha256 = name.rpartition("/")[2]
+            if not (is_sha256(sha256) and name == _name(sha256)) and name.split("/")[0] != self._others:
+                yield name
+
+    def modified(self, sha256: str) -> float:
+        """Return when the blob was last put; one that is gone counts as old."""
+        return self.place.modified(_name(sha256))
+
+    def remove(self, sha256: str) -> None:
+        """Remove the blob; the caller knows that nothing refers to it."""
+        self.place.remove(_name(sha256))
 
     def _refresh(self, sha256: str) -> bool:
         """Tell whether a sound blob is there, and make it young, so that collecting leaves it alone."""
-        path = self.path(sha256)
-        try:
-            os.utime(path)
-        except FileNotFoundError:
-            return False
-        return self.problem(sha256) is None
-
-    @contextmanager
-    def _new(self, sha256: str) -> Iterator[IO[bytes]]:
-        path = self.path(sha256)
-        make_folder(path.parent)
-        with atomic_file(path) as file:
-            yield file
+        return self.place.touch(_name(sha256)) and self.problem(sha256) is None
 
     def _chunks(self, sha256: str) -> Iterator[bytes]:
-        path = self.path(sha256)
+        name = _name(sha256)
         seen = hashlib.sha256()
         try:
-            with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
+            with self.place.open(name) as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
                 while chunk := reader.read(_CHUNK):
                     seen.update(chunk)
                     yield chunk
@@ -128,6 +125,14 @@ def _hash_file(path: Path) -> tuple[str, int]:
         raise InputInvalid(f"The file {str(path)!r} cannot be read: {error.strerror}.") from error
 
 
+def _name(sha256: str) -> str:
+    return f"{checked_sha256(sha256)[:2]}/{sha256}"
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+
+
 def _compress(source: Path, target: IO[bytes], sha256: str) -> None:
     seen = hashlib.sha256()
     compressor = zstandard.ZstdCompressor(write_checksum=True)
@@ -137,10 +142,3 @@ def _compress(source: Path, target: IO[bytes], sha256: str) -> None:
             writer.write(chunk)
     if seen.hexdigest() != sha256:
         raise InputInvalid(f"The file {str(source)!r} changed while it was copied into the store.")
-
-
-def open_blobs(folder: Path) -> Blobs:
-    """Make the folder if needed and return its blobs."""
-    with disk_errors(folder):
-        make_folder(folder)
-    return Blobs(folder)

@@ -44,7 +44,7 @@ def orphan_candidates(
     """Return blobs, by file or by note, that no row refers to and that are older than `before`."""
     noted = select(schema.blobs.c.sha256).where(schema.blobs.c.touched_at < before)
     names = set(connection.execute(noted).scalars())
-    names.update(path.name for path in blobs.listed() if _modified(path) < before)
+    names.update(sha256 for sha256, written in blobs.listed() if written < before)
     return sorted(names - set(referenced))
 
 
@@ -60,9 +60,9 @@ def remove_orphans(connection: Connection, blobs: Blobs, candidates: list[str], 
         connection.execute(delete(table).where(*unwanted))
         kept = set(connection.execute(select(table.c.sha256).where(table.c.sha256.in_(part))).scalars())
         for sha256 in part:
-            if sha256 not in kept and _modified(blobs.path(sha256)) < before:
+            if sha256 not in kept and blobs.modified(sha256) < before:
                 failpoints.hit("store.collect.before_unlink")
-                blobs.path(sha256).unlink(missing_ok=True)
+                blobs.remove(sha256)
                 removed.append(sha256)
     failpoints.hit("store.collect.before_commit")
     return removed
@@ -73,11 +73,3 @@ def _entries(folder: Path, skip: Collection[str]) -> Iterator[Path]:
         if Path(parent) == folder:
             folders[:] = [name for name in folders if name not in skip]
         yield from (Path(parent) / name for name in (*folders, *files))
-
-
-def _modified(path: Path) -> float:
-    """Return when the file was last put; a file that is gone counts as old."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

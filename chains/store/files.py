@@ -7,13 +7,14 @@ gone. Knows nothing of blobs or rows.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -30,22 +31,24 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
     """Open a file that appears as `path`, synced to disk, when the block ends without an error."""
     temporary = path.with_name(temporary_name())
     try:
         failpoints.hit("store.file.before_write")
         with temporary.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         failpoints.hit("store.file.before_rename")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     failpoints.hit("store.file.after_rename")
-    sync_folder(path.parent)
+    if synced:
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -102,6 +105,14 @@ def is_abandoned(path: Path, *, grace: float) -> bool:
         # A live process of this machine keeps its file however old; a long copy is no leftover.
         return pid != os.getpid() and not _lives(pid)
     return age > grace
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes of this machine left in a folder that is not the store's."""
+    for path in folder.glob(".tmp-*"):
+        if is_abandoned(path, grace=math.inf):
+            with suppress(OSError):  # who may not remove it may still write beside it
+                path.unlink()
 
 
 def _place() -> str:

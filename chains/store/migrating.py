@@ -6,9 +6,7 @@ store is at the old schema or at the new one, never between, whatever is killed 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy import (
@@ -29,8 +27,7 @@ from sqlalchemy import (
 from chains import failpoints
 from chains.clock import Clock
 from chains.errors import StoreVersion
-from chains.store.connecting import copy_database
-from chains.store.files import sync_folder, temporary_name
+from chains.store.connecting import Database
 from chains.store.migrations import MIGRATIONS, Migration
 
 applied_migrations = Table(
@@ -44,29 +41,32 @@ applied_migrations = Table(
 _NEWEST: Final = select(func.max(applied_migrations.c.version))
 
 
-def migrate(
-    writer: Engine,
-    reader: Engine,
-    database: Path,
-    *,
-    clock: Clock,
-    migrations: Sequence[Migration] = MIGRATIONS,
-) -> None:
+def migrate(database: Database, *, clock: Clock, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Apply what is missing in one transaction; an existing store is copied first.
 
     A store that is up to date is only read, so opening it waits for nobody who writes.
     """
-    with reader.connect() as connection:
-        done = applied(connection)
-    refuse_newer(done, migrations, database)
-    if not _pending(done, migrations):
-        return
+    reader, writer = database.reading_engine(), database.writing_engine()
+    try:
+        with database.errors(), reader.connect() as connection:
+            done = applied(connection)
+        refuse_newer(done, migrations, database.label)
+        if _pending(done, migrations):
+            with database.errors():
+                _apply(writer, database, clock=clock, migrations=migrations)
+    finally:
+        reader.dispose()
+        writer.dispose()
+
+
+def _apply(writer: Engine, database: Database, *, clock: Clock, migrations: Sequence[Migration]) -> None:
     with writer.begin() as connection:
+        database.lock(connection, "schema")
         # Read again: another process may have migrated while this one waited for the lock.
         done = applied(connection)
-        refuse_newer(done, migrations, database)
+        refuse_newer(done, migrations, database.label)
         if done and _pending(done, migrations):
-            _back_up(database, before=_pending(done, migrations)[0].version)
+            database.back_up(before=_pending(done, migrations)[0].version)
             failpoints.hit("store.migrate.after_backup")
         applied_migrations.create(connection, checkfirst=True)
         for migration in _pending(done, migrations):
@@ -87,34 +87,21 @@ def applied(connection: Connection) -> frozenset[int]:
     return frozenset(connection.execute(select(applied_migrations.c.version)).scalars())
 
 
-def refuse_newer(done: frozenset[int], migrations: Sequence[Migration], database: Path) -> None:
+def refuse_newer(done: frozenset[int], migrations: Sequence[Migration], label: str) -> None:
     """Raise StoreVersion when a newer Headrace has written the store."""
     known = {migration.version for migration in migrations}
     if done - known:
         raise StoreVersion(
-            f"The store {str(database)!r} has schema {max(done)}; this Headrace knows up to {max(known)}.",
+            f"The store {label!r} has schema {max(done)}; this Headrace knows up to {max(known)}.",
             hint="Use the Headrace that wrote it, or a newer one.",
         )
 
 
-def refuse_newer_within(connection: Connection, database: Path) -> None:
+def refuse_newer_within(connection: Connection, label: str) -> None:
     """Raise StoreVersion if a newer Headrace has migrated the store since it was opened here."""
     newest = connection.execute(_NEWEST).scalar_one()
-    refuse_newer(frozenset({newest}), MIGRATIONS, database)
+    refuse_newer(frozenset({newest}), MIGRATIONS, label)
 
 
 def _pending(done: frozenset[int], migrations: Sequence[Migration]) -> list[Migration]:
     return [migration for migration in migrations if migration.version not in done]
-
-
-def _back_up(database: Path, *, before: int) -> None:
-    """Copy the store beside itself. The caller holds the write lock, so the copy is the state before."""
-    temporary = database.with_name(temporary_name())
-    try:
-        copy_database(database, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(database.with_name(f"{database.stem}.before-{before}.db"))
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(database.parent)

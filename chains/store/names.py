@@ -17,12 +17,17 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 def checked_id(value: str, what: str = "id") -> str:
     """Return `value` if it is a valid id; no id can hold a dot, a slash or a NUL."""
-    if not isinstance(value, str) or not _ID.fullmatch(value):
+    if not isinstance(value, str) or not is_id(value):
         raise InputInvalid(
             f"{str(value)[:200]!r} is no valid {what}.",
             hint="Use 1 to 64 of a-z, 0-9, _ and -, beginning with a letter or digit.",
         )
     return value
+
+
+def is_id(value: object) -> bool:
+    """Tell whether `value` is a valid id."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def is_sha256(value: object) -> bool:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, Select, and_, bindparam, case, func, or_, select
 from chains.errors import InputInvalid, StoreDamaged
 from chains.store import schema
 from chains.store.blobs import Blobs
-from chains.store.connecting import database_errors
+from chains.store.connecting import Database
 from chains.store.names import checked_id
 from chains.store.rows import AttemptRow, CollectionRow, ModelRow, RecordRow, RunRow, StepRow
 from chains.store.shapes import ATTEMPTS, COLLECTIONS, MODELS, RECORDS, RUNS, STEPS, RowT, Shape, decode
@@ -29,6 +29,7 @@ class Reads:
     """What can be read from a store; `Store` adds writing."""
 
     path: Path
+    database: Database
     blobs: Blobs
 
     def _reading_engine(self) -> Engine:
@@ -50,11 +51,20 @@ class Reads:
             )
         return found[0] if found else None
 
-    def runs(self, limit: int = 50, chain: str | None = None, *, payloads: bool = True) -> list[RunRow]:
-        """Return the newest runs, newest first."""
+    def runs(
+        self,
+        limit: int = 50,
+        chain: str | None = None,
+        *,
+        flow_run: str | None = None,
+        payloads: bool = True,
+    ) -> list[RunRow]:
+        """Return the newest runs, newest first: all, those of a chain, or those of a Prefect flow run."""
         table = schema.runs.c
         query = self._select(RUNS, payloads).order_by(table.started_at.desc(), table.id.desc()).limit(limit)
-        return self._rows(RUNS, query.where(table.chain == chain) if chain else query, payloads)
+        query = query.where(table.chain == chain) if chain else query
+        query = query.where(table.prefect_flow_run_id == flow_run) if flow_run else query
+        return self._rows(RUNS, query, payloads)
 
     def steps(self, run_id: str, *, payloads: bool = True) -> list[StepRow]:
         """Return the steps of a run, in the order in which they began; those that did not come last."""
@@ -92,6 +102,14 @@ class Reads:
         place = {"run_id": run_id, "step": step, "row": row, "item": item, "turn": turn, "sample": sample}
         found = self._values(_at_position(), place)
         return decode(RECORDS, found[0], self.blobs, payloads=True) if found else None
+
+    def outputs(self, run_id: str, step: str, rows: range) -> dict[int, tuple[str, bytes | None]]:
+        """Return by row the status and the output of a step's records; other payloads are left unread."""
+        span = {"run_id": run_id, "step": step, "start": rows.start, "stop": rows.stop}
+        return {
+            row: (status, inline if reference is None else self.blobs.get(reference))
+            for row, status, inline, reference in self._values(_outputs_of_rows(), span)
+        }
 
     def attempts(self, record_id: str, *, payloads: bool = True) -> list[AttemptRow]:
         """Return the attempts of a record, in order."""
@@ -171,7 +189,7 @@ class Reads:
         return found[0] if found else None
 
     def _values(self, query: Select[Any], parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        with database_errors(self.path), self._reading_engine().connect() as connection:
+        with self.database.errors(), self._reading_engine().connect() as connection:
             return connection.execute(query, parameters).all()
 
 
@@ -201,6 +219,15 @@ def _at_position() -> Select[Any]:
     names = ("run_id", "step", "row", "item", "turn", "sample")
     position = [schema.records.c[name] == bindparam(name) for name in names]
     return select(*RECORDS.columns(payloads=True)).where(*position)
+
+
+@cache
+def _outputs_of_rows() -> Select[Any]:
+    table = schema.records.c
+    query = select(table.row, table.status, table.output, table.output_blob)
+    query = query.where(table.run_id == bindparam("run_id"), table.step == bindparam("step"))
+    query = query.where(table.row >= bindparam("start"), table.row < bindparam("stop"))
+    return query.order_by(table.row, table.item, table.turn, table.sample)
 
 
 @cache

@@ -167,3 +167,45 @@ blobs = Table(
     Column("pinned", Boolean, nullable=False),
     Column("touched_at", Double, nullable=False),
 )
+
+# Who works on a value key. No row is no claim.
+claims = Table(
+    "claims",
+    metadata,
+    Column("key", String(200), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("lease_until", Double, nullable=False),
+)
+
+# What calls have used of each budget, those under way with their estimates.
+spend = Table(
+    "spend",
+    metadata,
+    Column("scope", String(200), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost_micro", BigInteger, nullable=False),
+    Column("unknown_calls", BigInteger, nullable=False),
+)
+
+# A bucket of requests and tokens for each rate that processes share.
+slots = Table(
+    "slots",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("requests", Double, nullable=False),
+    Column("tokens", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+# Apart from `runs`, which is written whole by whoever executes the run: others write here meanwhile.
+leases = Table(
+    "leases",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("holder", String(64)),
+    Column("fence", BigInteger, nullable=False),
+    Column("lease_until", Double),
+    Column("cancel_requested_at", Double),
+)

@@ -7,9 +7,10 @@ Knows nothing of transactions. Invariant: what `decode` gives is what `encode` w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
 
 from sqlalchemy import Column, Table
@@ -76,6 +77,11 @@ class Shape(Generic[RowT]):
         }
 
     @cached_property
+    def plain_values(self) -> Callable[[Any], tuple[Any, ...]]:
+        """Return a row's fields that are no payloads, in order; each class has several of them."""
+        return attrgetter(*self.plain)
+
+    @cached_property
     def rules(self) -> tuple[tuple[str, Rule], ...]:
         """The check of each field that is no payload."""
         return tuple(
@@ -116,7 +122,8 @@ def encode(row: Row) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise InputInvalid(
             f"The store keeps no {type(row).__name__}.", hint="Give rows of chains.store.rows."
         )
-    columns = {name: rule.checked(getattr(row, name)) for name, rule in shape.rules}
+    values = shape.plain_values(row)
+    columns = {name: rule.checked(value) for (name, rule), value in zip(shape.rules, values, strict=True)}
     return columns, _spill(shape, row, columns)
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, sel
 from chains.errors import StoreDamaged
 from chains.store import schema
 from chains.store.blobs import Blobs
-from chains.store.connecting import integrity_problems
 from chains.store.names import is_sha256
 
 _PARENTS: Final[tuple[tuple[Table, Table, tuple[tuple[str, str], ...]], ...]] = (
@@ -44,12 +43,13 @@ class VerifyReport:
     temporaries_removed: list[str] = field(default_factory=list)
     orphans_removed: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    runs_rebuilt: list[str] = field(default_factory=list)
+    records_rebuilt: int = 0
 
 
 def database_problems(connection: Connection) -> list[str]:
     """Check the rows against each other."""
     checks: tuple[Callable[[Connection], list[str]], ...] = (
-        integrity_problems,
         _missing_parents,
         _open_in_ended_runs,
         _shared_positions,

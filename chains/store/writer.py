@@ -10,22 +10,26 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
+import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from chains import failpoints
-from chains.errors import Cancelled, EnvironmentLacks, StoreBusy, StoreVersion
+from chains.errors import Cancelled, EnvironmentLacks, HeadraceError, StoreBusy, StoreVersion
 from chains.store.batches import Batch
-from chains.store.connecting import database_errors
+from chains.store.connecting import Database, TryAgain
 from chains.store.files import disk_errors
 
 LARGEST_GROUP: Final = 1024
+_PAUSES_S: Final = (0.02, 0.1, 0.5, 2.0, 5.0)
+_LOG: Final = logging.getLogger(__name__)
 
 Work: TypeAlias = Batch | Callable[[Connection], Any]
 
@@ -47,11 +51,16 @@ class Writer:
     """The only writer of this process; `perform` does a group's work on the connection."""
 
     def __init__(
-        self, engine: Engine, database: Path, perform: Callable[[Connection, Sequence[Work]], list[Any]]
+        self,
+        database: Database,
+        perform: Callable[[Connection, Sequence[Work]], list[Any]],
+        *,
+        folder: Path,
     ) -> None:
         self.transactions = 0
-        self._engine = engine
+        self._engine = database.writing_engine()
         self._database = database
+        self._folder = folder
         self._perform = perform
         self._connection: Connection | None = None
         self._jobs: deque[_Job] = deque()
@@ -59,19 +68,13 @@ class Writer:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._committing = False
 
     async def do(self, work: Work) -> Any:
         """Have the work committed and return its result, without blocking the event loop."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        job = _Job(work, future, loop)
-        waiting = self._gathering.get(loop)
-        if waiting is None:
-            # Handed over in the loop's next round: by then every caller that the last commit woke has asked.
-            self._gathering[loop] = [job]
-            loop.call_soon(self._hand_over, loop)
-        else:
-            waiting.append(job)
+        self._gather(_Job(work, future, loop), loop)
         return await future
 
     def do_blocking(self, work: Work) -> Any:
@@ -79,6 +82,22 @@ class Writer:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._hand_in([_Job(work, future, None)])
         return future.result()
+
+    def hand_over(self, work: Work) -> None:
+        """Have the work committed before anything that is asked for later, and return at once.
+
+        Nobody is told of its error; it is logged.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            self._hand_in([_Job(work, future, None)])
+            future.add_done_callback(_log_error)
+            return
+        told: asyncio.Future[Any] = loop.create_future()
+        told.add_done_callback(_log_error)
+        self._gather(_Job(work, told, loop), loop)
 
     def stop(self) -> None:
         """Write what has been handed in, then end the thread."""
@@ -90,6 +109,15 @@ class Writer:
         if self._thread is not None:
             self._thread.join()
         self._disconnect()
+
+    def _gather(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
+        waiting = self._gathering.get(loop)
+        if waiting is None:
+            # Handed over in the loop's next round: by then every caller that the last commit woke has asked.
+            self._gathering[loop] = [job]
+            loop.call_soon(self._hand_over, loop)
+        else:
+            waiting.append(job)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         jobs = self._gathering.pop(loop, None)
@@ -122,7 +150,7 @@ class Writer:
 
     def _write(self, group: Sequence[_Job]) -> list[_Outcome]:
         try:
-            return [_Outcome(result) for result in self._transaction([job.work for job in group])]
+            return [_outcome(result) for result in self._retried([job.work for job in group])]
         except (StoreBusy, EnvironmentLacks, StoreVersion) as error:
             # The store itself cannot be written now: one answer for all.
             return [_Outcome(error=_own_copy(error)) for _ in group]
@@ -131,13 +159,26 @@ class Writer:
                 return [_Outcome(error=error)]
             return [self._write([job])[0] for job in group]
 
+    def _retried(self, work: Sequence[Work]) -> list[Any]:
+        """Do the transaction again where the server undid it; not where nobody knows whether it did."""
+        for pause in _PAUSES_S:
+            try:
+                return self._transaction(work)
+            except TryAgain:
+                if self._committing:
+                    raise
+                time.sleep(pause)
+        return self._transaction(work)
+
     def _transaction(self, work: Sequence[Work]) -> list[Any]:
+        self._committing = False
         try:
-            with database_errors(self._database), disk_errors(self._database.parent):
+            with self._database.errors(), disk_errors(self._folder):
                 failpoints.hit("store.group.before_begin")
                 with self._connected().begin():
                     results = self._perform(self._connected(), work)
                     failpoints.hit("store.group.before_commit")
+                    self._committing = True
                 self.transactions += 1
                 failpoints.hit("store.group.after_commit")
         except BaseException:
@@ -155,6 +196,17 @@ class Writer:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _outcome(result: Any) -> _Outcome:
+    """A refusal is returned and not raised, so that it disturbs nobody else in the transaction."""
+    return _Outcome(error=result) if isinstance(result, HeadraceError) else _Outcome(result)
+
+
+def _log_error(future: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        _LOG.error("Rows that were handed over to the store could not be written: %s", error)
 
 
 def _own_copy(error: BaseException) -> BaseException:

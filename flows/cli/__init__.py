@@ -6,13 +6,15 @@ Exit codes: 0 ok, 1 the run failed, 2 usage, a bad chain or bad data, 3 the envi
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
 import typer
+import typer.main
 
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
-from flows.cli import check, demo, doctor, read, run
+from flows.cli import again, check, demo, doctor, keep, read, run, show
 
 app = typer.Typer(
     name="headrace",
@@ -25,10 +27,15 @@ app = typer.Typer(
 app.command("check")(check.check)
 app.command("plan")(check.plan)
 app.command("run")(run.run)
+app.command("resume")(again.resume)
+app.command("retry")(again.retry)
+app.command("cancel")(again.cancel)
 app.command("runs")(read.runs)
-app.command("show")(read.show)
+app.command("show")(show.show)
 app.command("models")(read.models)
-app.command("verify")(read.verify)
+app.command("verify")(keep.verify)
+app.command("prune")(keep.prune)
+app.command("export")(keep.export)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 
@@ -36,22 +43,49 @@ USAGE_ERRORS = (ChainInvalid, InputInvalid, Refused)
 ENVIRONMENT_ERRORS = (EnvironmentLacks, StoreVersion)
 
 
+_UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""What a wrong option raises; typer brings a click of its own or takes the installed one."""
+
+
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    code = 0
     try:
-        app()
+        # Not `app()`: it ends silently on Ctrl-C, and with 1 when the reader of a pipe went away.
+        command = typer.main.get_command(app)
+        with command.make_context("headrace", sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as ended:
+        code = ended.exit_code
+    except typer.Abort:
+        _fail("Stopped.", 130)
     except HeadraceError as error:
         _fail(str(error), _code(error))
     except KeyboardInterrupt:
         _fail("Stopped.", 130)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)  # the reader of a pipe went away, as `head` does
+        _leave_pipe()
     except Exception as error:
+        if isinstance(error, _UsageError):
+            error.show()  # type: ignore[attr-defined]  # a ClickException
+            sys.exit(2)
         import traceback
 
         traceback.print_exc()
         _fail(f"This is a fault of Headrace, not of your chain: {type(error).__name__}: {error}", 1)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_pipe()
+    sys.exit(code)
+
+
+def _leave_pipe() -> NoReturn:
+    """End quietly: the reader of a pipe went away, as `head` does. What is buffered goes nowhere."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(sink, stream.fileno())
     sys.exit(0)
 
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-ChainArgument = Annotated[
-    str, typer.Argument(metavar="CHAIN", help="A chain file, or the name of a shipped chain.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", metavar="FOLDER", help="The store. Default: HEADRACE_STORE, else .headrace."),
-]
+from flows.cli.options import (
+    BaseUrlOption,
+    ChainArgument,
+    DataOption,
+    InputsOption,
+    JsonOption,
+    LimitOption,
+    MapOption,
+    ModelOption,
+    SkipBadOption,
+    StoreOption,
+    request_of_options,
+)
+
+if TYPE_CHECKING:
+    from chains.plan import Plan
+    from chains.settings import Settings
+    from chains.store import Store
+    from flows.request import RunRequest
 
 
 def check(chain: ChainArgument, as_json: JsonOption = False) -> None:
@@ -61,29 +71,32 @@ def check(chain: ChainArgument, as_json: JsonOption = False) -> None:
 
 def plan(
     chain: ChainArgument,
-    data: Annotated[Path | None, typer.Option("--data", help="A JSONL, CSV or Parquet file.")] = None,
-    inputs: Annotated[list[str] | None, typer.Option("-i", "--input", metavar="NAME=VALUE")] = None,
+    inputs: InputsOption = None,
+    data: DataOption = None,
+    map_: MapOption = None,
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
+    limit: LimitOption = None,
+    skip_bad: SkipBadOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run would do: order, pools, calls, tokens, and what may be reused."""
-    from chains.data import open_dataset
-    from chains.loading import find_chain, load
-    from chains.plan import make_plan
     from chains.settings import get_settings
-    from flows.cli.run import parse_pairs
     from flows.cli.text import print_json, safe, table
 
     settings = get_settings()
-    chain_file = load(find_chain(chain), settings=settings)
-    sample = dict(parse_pairs(inputs or [], flag="-i"))
-    rows = 1
-    if data is not None:
-        dataset = open_dataset(data)
-        rows = dataset.count
-        sample = {**sample, **next((row for _, row in dataset.rows(0, 1)), {})}
-    opened = _existing_store(store or settings.store)
-    found = make_plan(chain_file, rows=rows, inputs_sample=sample or None, settings=settings, store=opened)
+    request = request_of_options(
+        chain,
+        inputs=inputs,
+        data=data,
+        mapping=map_,
+        models=model,
+        base_url=base_url,
+        limit=limit,
+        skip_bad=skip_bad,
+    )
+    found = _planned(request, store or settings.store, settings)
     if as_json:
         print_json(found.to_dict())
         return
@@ -106,10 +119,44 @@ def plan(
         print(f"\n{safe(note)}")
 
 
-def _existing_store(location: str):  # type: ignore[no-untyped-def]  # the store's import is heavy; a plan may need none
-    """Open the store only where there is one: planning leaves nothing behind."""
-    if not (Path(location) / "headrace.db").exists():
-        return None
-    from chains.store import open_store
+def _planned(request: RunRequest, location: str, settings: Settings) -> Plan:
+    """Check a request as a run would, up to what the machine has; without inputs, plan one row of any."""
+    from dataclasses import replace
 
-    return open_store(location)
+    from chains.loading import find_chain, load
+    from chains.plan import make_plan
+    from flows.binding import bind_rows, open_data, refuse_per_row_inputs
+    from flows.cli.text import safe
+    from flows.overriding import override_models
+
+    chain_file = load(find_chain(request.chain), settings=settings)
+    chain = override_models(chain_file.chain, request.models, request.base_url)
+    chain_file = replace(chain_file, chain=chain)
+    dataset = open_data(request, None)
+    number, sample = 1, None
+    if dataset is not None or request.inputs or request.mapping:
+        rows, bad = bind_rows(chain, request, dataset)
+        refuse_per_row_inputs(chain_file, rows)
+        number, sample = len(rows), rows.first.inputs
+        for row in bad:
+            print(f"left out: {safe(row)}", file=sys.stderr)
+    store = _existing_store(location)
+    try:
+        return make_plan(
+            chain_file,
+            rows=number,
+            inputs_sample=sample,
+            settings=settings,
+            store=store,
+            data_sha256=dataset.sha256 if dataset is not None else None,
+        )
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _existing_store(location: str) -> Store | None:
+    """Open the store only where there is one: planning leaves nothing behind."""
+    from chains.store import open_store, store_exists
+
+    return open_store(location) if store_exists(location) else None

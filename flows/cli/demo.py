@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.check import StoreOption
+from flows.cli.options import StoreOption
 from flows.cli.text import duration, table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def demo(
     """Embed, retrieve, prompt, fine-tune and evaluate on 200 held-out tickets, offline."""
     from chains.loading import find_chain
     from flows.cli.run import started_run
-    from flows.prepared import RunRequest
+    from flows.request import RunRequest
 
     chain = find_chain("support")
     request = RunRequest(

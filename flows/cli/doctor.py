@@ -10,7 +10,8 @@ from typing import Literal
 
 import typer
 
-from flows.cli.check import JsonOption, StoreOption
+from chains.errors import HeadraceError
+from flows.cli.options import JsonOption, StoreOption
 
 PACKAGES = (
     "prefect",
@@ -47,7 +48,7 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
         _embedder(),
         _starter(),
         _prefect(),
-        _store(Path(store or get_settings().store)),
+        _store(store or get_settings().store),
         _key("OPENAI_API_KEY"),
     ]
     if as_json:
@@ -110,21 +111,39 @@ def _starter() -> Finding:
 
 
 def _prefect() -> Finding:
-    from flows.prefect_server import running_api
+    from flows.prefect_server import REFUSED_HINT, look
 
-    url = running_api()
-    if url:
-        return Finding("Prefect API", "ok", url)
-    if configured := os.environ.get("PREFECT_API_URL"):
-        return Finding("Prefect API", "lacks", f"PREFECT_API_URL is {configured}, and nothing answers there")
+    try:
+        found = look()
+    except HeadraceError as error:
+        return Finding("Prefect API", "lacks", str(error))
+    if found.state == "ok":
+        return Finding("Prefect API", "ok", found.url)
+    if found.state == "refuses":
+        return Finding("Prefect API", "lacks", f"{found.url} refuses this user. {REFUSED_HINT}")
+    if found.configured:
+        return Finding("Prefect API", "lacks", f"{found.url} is configured, and nothing answers there")
     return Finding(
         "Prefect API", "note", "none is running: each run starts its own (5 to 20 s), or use --direct"
     )
 
 
-def _store(folder: Path) -> Finding:
+def _store(location: str) -> Finding:
+    from chains.store import is_server, open_store
+
+    if is_server(location):
+        try:
+            with open_store(location) as opened:
+                return Finding("store", "ok", opened.database.label)
+        except HeadraceError as error:
+            return Finding("store", "lacks", str(error))
+    folder = Path(location).expanduser()
+    if folder.exists() and not folder.is_dir():
+        return Finding("store", "lacks", f"{folder} is a file, not a folder")
     if not folder.exists():
-        parent = folder.resolve().parent
+        parent = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not parent.is_dir():
+            return Finding("store", "lacks", f"{parent} is a file, so {folder} cannot be made")
         writable = os.access(parent, os.W_OK)
         return Finding(
             "store",

@@ -14,114 +14,149 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chains.errors import HeadraceError, InputInvalid
-from flows.cli.check import JsonOption, StoreOption
+from flows.cli.options import (
+    BaseUrlOption,
+    ChainArgument,
+    DataOption,
+    DirectOption,
+    InputsOption,
+    JsonOption,
+    LimitOption,
+    MapOption,
+    ModelOption,
+    OutOption,
+    SkipBadOption,
+    StoreOption,
+    no_store,
+    request_of_options,
+)
+from flows.request import Resume, RunRequest
 
 if TYPE_CHECKING:
+    from chains.settings import Settings
     from chains.store import RunRow, Store
     from flows.prefect_server import PrefectApi
-    from flows.prepared import PreparedRun, RunRequest
+    from flows.prepared import PreparedRun
     from flows.progress import Monitor
 
 
 def run(
-    chain: Annotated[
-        str, typer.Argument(metavar="CHAIN", help="A chain file, or the name of a shipped chain.")
-    ] = "",
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("-i", "--input", metavar="NAME=VALUE", help="An input; @FILE reads a file."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Run over a JSONL, CSV or Parquet file.")
-    ] = None,
-    map_: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="INPUT=COLUMN", help="The column that an input takes."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write each row's outputs as JSONL.")] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", metavar="[NAME=]PROVIDER:MODEL", help="Use another model, such as openai:gpt-5-mini."
-        ),
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", help="Endpoint for --model openai:..., up to /v1.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Run only the first N rows.")] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out bad rows of the data, and list them.")
-    ] = False,
+    chain: ChainArgument = "",
+    inputs: InputsOption = None,
+    data: DataOption = None,
+    map_: MapOption = None,
+    out: OutOption = None,
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
+    limit: LimitOption = None,
+    skip_bad: SkipBadOption = False,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Finish an earlier run.")
     ] = None,
-    direct: Annotated[bool, typer.Option("--direct", help="Run without Prefect.")] = False,
+    direct: DirectOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a chain over one row (-i) or a data set (--data)."""
-    from flows.prepared import RunRequest
-
     if bool(chain) == bool(resume):
         raise InputInvalid("name a chain, or a run with --resume.", hint="See `headrace run --help`.")
     if resume and (inputs or data or map_ or model or base_url or limit):
         raise InputInvalid(
             "--resume takes chain, inputs, data and models from the run.", hint="Leave them out."
         )
-    request = RunRequest(
-        chain=chain,
-        inputs=_read_files(dict(parse_pairs(inputs or [], flag="-i"))),
-        data=str(data) if data is not None else None,
-        mapping=dict(parse_pairs(map_ or [], flag="--map")),
-        models=tuple(model or ()),
+    request = request_of_options(
+        chain,
+        inputs=inputs,
+        data=data,
+        mapping=map_,
+        models=model,
         base_url=base_url,
-        skip_bad=skip_bad,
         limit=limit,
-        from_text=True,
+        skip_bad=skip_bad,
     )
-    with started_run(request, store=store, resume=resume, direct=direct) as (prepared, monitor, row):
-        if out is not None:
-            from flows.outputs import write_outputs
+    run_to_end(Resume(resume) if resume else request, out=out, direct=direct, store=store, as_json=as_json)
 
-            write_outputs(prepared, out)
-        _print_end(prepared, monitor, row, out=out, as_json=as_json)
+
+def run_to_end(
+    asked: RunRequest | Resume, *, out: Path | None, direct: bool, store: str | None, as_json: bool
+) -> None:
+    """Run a request, or the rest of an earlier run, and print how it ended."""
+    unwritten = None
+    with started_run(asked, store=store, direct=direct, out=out) as (prepared, monitor, row):
+        if out is not None:
+            from flows.out_file import write_out
+
+            unwritten = write_out(prepared, out)
+        _print_end(prepared, monitor, row, out=None if unwritten else out, as_json=as_json)
+    if unwritten is not None:
+        raise unwritten
     if row.status != "ok":
         raise typer.Exit(130 if row.status == "cancelled" else 1)
 
 
 @contextmanager
 def started_run(
-    request: RunRequest, *, store: str | None, resume: str | None = None, direct: bool = False
+    asked: RunRequest | Resume, *, store: str | None, direct: bool = False, out: Path | None = None
 ) -> Iterator[tuple[PreparedRun, Monitor, RunRow]]:
-    """Prepare and run a request, then give the run, its numbers and its row while the store is open."""
-    from chains.loading import find_chain, load
+    """Prepare and run a request, or an earlier one again; give the run, its numbers and its row.
+
+    The store is open as long as the block lasts.
+    """
     from chains.settings import get_settings
     from chains.store import open_store
-    from flows.prefect_server import find_or_start
+    from flows.cli.text import safe
+    from flows.closing import close_unfinished
     from flows.prepared import prepare
 
     settings = get_settings()
-    if request.chain:
-        load(find_chain(request.chain), settings=settings)  # a bad chain must not wait for a server
-    opened: Store = open_store(store or settings.store)
-    api = None if direct else find_or_start(opened.folder("prefect"))
+    location = store or settings.store
+    opened: Store = _existing(location) if isinstance(asked, Resume) else open_store(location)
+    prepared, api = None, None
     try:
-        prepared = prepare(request, store=opened, settings=settings, resume=resume)
-        for bad in prepared.skipped_rows:
-            print(f"left out: {bad}", file=sys.stderr)
-        monitor = _execute(prepared, request, api)
+        # Standard output belongs to what the run returns: what a python step prints goes to the other.
+        with contextlib.redirect_stdout(sys.stderr):
+            api = None if direct else _api(asked, opened, settings)
+            prepared = prepare(asked, store=opened, settings=settings, out=out)
+            for bad in prepared.skipped_rows:
+                print(f"left out: {safe(bad)}", file=sys.stderr)
+            monitor = _execute(prepared, api)
         row = opened.run(prepared.run_id)
         assert row is not None  # prepare wrote it
         yield prepared, monitor, row
-    except HeadraceError:
-        if api is not None:
+    except BaseException as error:
+        if prepared is not None:
+            close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
+        if api is not None and isinstance(error, HeadraceError):
             api.stop()
         raise
     finally:
         opened.close()
 
 
-def _execute(prepared: PreparedRun, request: RunRequest, api: PrefectApi | None) -> Monitor:
+def _existing(location: str) -> Store:
+    """Open the store of an earlier run; a mistyped name makes none."""
+    from chains.store import open_store, store_exists
+
+    if not store_exists(location):
+        raise no_store(location)
+    return open_store(location)
+
+
+def _api(asked: RunRequest | Resume, store: Store, settings: Settings) -> PrefectApi:
+    """Return the Prefect API that is there, or one that comes up while the run is prepared."""
+    from flows.prefect_server import find, start
+
+    api = find()
+    if api is None:
+        if isinstance(asked, RunRequest):
+            from chains.loading import find_chain, load
+
+            load(find_chain(asked.chain), settings=settings)  # a bad chain starts no server
+        api = start(store.folder("prefect"))
+    return api
+
+
+def _execute(prepared: PreparedRun, api: PrefectApi | None) -> Monitor:
     from chains.clock import Clock
     from flows.cli.live import shown
     from flows.progress import Monitor, StepProgress
@@ -138,36 +173,29 @@ def _execute(prepared: PreparedRun, request: RunRequest, api: PrefectApi | None)
 
             asyncio.run(execute(prepared, Direct(), display.report))
         else:
-            _execute_flow(prepared, request, api, display)
+            _execute_flow(prepared, api, display)
         warming.join()
     return monitor
 
 
-def _execute_flow(prepared: PreparedRun, request: RunRequest, api: PrefectApi, display: Any) -> None:
-    # Our own display shows progress; Prefect's lines still reach the API and so the UI.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
+def _execute_flow(prepared: PreparedRun, api: PrefectApi, display: Any) -> None:
+    # Our own display shows progress and failed rows; Prefect's lines still reach the API and so the UI.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     import asyncio
 
     api.wait(display.say)
-    from flows.run_chain import RowsFailed, hand_over, run_chain
+    from prefect.exceptions import CancelledRun
+
+    from flows.run_chain import RowsFailed, hand_over, prefect_errors, run_chain
 
     hand_over(prepared, display.report)
-    with contextlib.suppress(RowsFailed):  # the run's row says so
-        asyncio.run(
-            run_chain(  # type: ignore[arg-type]  # Prefect types a flow's call as either kind
-                chain=str(prepared.chain_file.path),
-                inputs=dict(prepared.rows.shared),
-                data=request.data,
-                map=dict(request.mapping) or None,
-                models=list(request.models) or None,
-                base_url=request.base_url,
-                skip_bad=request.skip_bad,
-                limit=request.limit,
-                run_id=prepared.run_id,
-                return_state=True,
-            )
-        )
+    # The rest of the request is here already: inputs may be long, and are nobody's business on the way.
+    flow_run = run_chain(
+        chain=str(prepared.chain_file.path), data=prepared.request.data, run_id=prepared.run_id
+    )
+    with contextlib.suppress(RowsFailed, CancelledRun), prefect_errors(api.url):  # the run's row says so
+        asyncio.run(flow_run)
     if api.ours:
         row = prepared.store.run(prepared.run_id)
         api.settle(row.prefect_flow_run_id if row is not None else None)
@@ -203,54 +231,35 @@ def _print_end(
         print(f"{safe(name)}: {safe(text)}")
     print(f"\nrun {row.id}: {row.status} in {_took(row)}", file=sys.stderr)
     if out is not None:
-        print(f"outputs: {out}", file=sys.stderr)
+        print(f"outputs: {safe(str(out))}", file=sys.stderr)
     first = _first_failure(prepared)
     if first:
         print(safe(first), file=sys.stderr)
     if row.status == "ok":
         print(f"next: headrace show {row.id}", file=sys.stderr)
     else:
-        print(f"next: headrace show {row.id}; headrace run --resume {row.id}", file=sys.stderr)
+        print(f"next: headrace show {row.id}; headrace resume {row.id}", file=sys.stderr)
 
 
 def _took(row: RunRow) -> str:
+    from chains.clock import elapsed
     from flows.cli.text import duration
 
-    return duration((row.finished_at or row.started_at) - row.started_at)
+    return duration(elapsed(row.started_at, row.finished_at) or 0.0)
 
 
 def _first_failure(prepared: PreparedRun) -> str | None:
     import json
 
-    failed = prepared.store.records(prepared.run_id, statuses=("failed",))
-    if not failed:
+    from flows.listing import first_failed
+
+    record, number = first_failed(prepared)
+    if record is None:
         return None
-    record = failed[0]
     error = json.loads(record.error or b"{}")
     place = f"step {record.step!r}" + (f", row {record.row}" if record.row >= 0 else "")
     lines = [
-        f"{len(failed)} failed; the first: {place}: {error.get('message')} {error.get('hint') or ''}".rstrip()
+        f"{number} failed; the first: {place}: {error.get('message')} {error.get('hint') or ''}".rstrip()
     ]
     lines += [f"  {line}" for line in error.get("history", [])]
     return "\n".join(lines)
-
-
-def parse_pairs(texts: list[str], *, flag: str) -> Iterator[tuple[str, str]]:
-    """Split `NAME=VALUE` texts. Raises InputInvalid for one without `=`."""
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InputInvalid(f"{flag} {text!r} is not NAME=VALUE.", hint=f"Write {flag} name=value.")
-        yield name.strip(), value
-
-
-def _read_files(inputs: dict[str, str]) -> dict[str, str]:
-    found = {}
-    for name, value in inputs.items():
-        if value.startswith("@"):
-            try:
-                value = Path(value[1:]).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputInvalid(f"-i {name}=@…: cannot read {value[1:]!r}: {error}.") from error
-        found[name] = value
-    return found

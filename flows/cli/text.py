@@ -29,9 +29,15 @@ def _shown(char: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document to standard output."""
+    """Print one JSON document to standard output; what a terminal would obey is written as `\\uXXXX`."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+    # Outside strings JSON is plain ASCII, so whatever is not printable stands in one.
+    escaped = "".join(char if char == "\n" or char.isprintable() else _json_escape(char) for char in text)
+    sys.stdout.buffer.write(escaped.encode("utf-8") + b"\n")
+
+
+def _json_escape(char: str) -> str:
+    return json.dumps(char)[1:-1] if ord(char) != 0x7F else "\\u007f"
 
 
 def money(cost_micro: int | None) -> str:
@@ -52,11 +58,18 @@ def duration(seconds: float | None) -> str:
     return f"{int(seconds // 60)} m {int(seconds % 60):02d} s"
 
 
-def moment(seconds: float | None) -> str:
-    """Return a UTC time as `2026-01-31 12:00:00`."""
+def iso(seconds: float | None) -> str | None:
+    """Return a UTC time as `2026-01-31T12:00:00.123Z`, the form in JSON."""
     from datetime import UTC, datetime
 
-    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(time: str | None) -> str:
+    """Return a time in the form of `iso` as `2026-01-31 12:00:00`."""
+    return "-" if time is None else time[:19].replace("T", " ")
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, right: frozenset[str] = frozenset()) -> str:

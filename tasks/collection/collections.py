@@ -6,13 +6,12 @@ Owns where a collection is kept: a folder of the store, or a server that the mac
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from chains import spec
 from chains.clock import Clock
-from chains.errors import EnvironmentLacks
-from chains.templates import references, render
+from chains.errors import HeadraceError
 from tasks.collection.collection import Collection
 from tasks.collection.index import Index
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from chains.settings import Settings
     from chains.store import Store
     from tasks.providers import Providers
+    from tasks.providers.trust import Rendered
 
 
 class Collections:
@@ -63,43 +63,47 @@ class Collections:
         for collection in opened:
             await collection.close()
 
+    def check(self, names: Iterable[str]) -> list[str]:
+        """Return what keeps collections from being used: missing variables, hosts that are not allowed."""
+        problems = []
+        for name in dict.fromkeys(names):
+            try:
+                self._server(name, self._described[name])
+            except HeadraceError as error:
+                problems.append(str(error))
+        return problems
+
     def _opener(self, name: str, described: spec.Collection) -> Callable[[], Index]:
-        if described.url is None:
+        server = self._server(name, described)
+        if server is None:
             return lambda: self._open_folder(name)
-        url = self._rendered(described.url, name)
-        key = None if described.api_key is None else self._key(described.api_key, name)
+        url, key = server
         return lambda: self._open_server(name, url, key)
+
+    def _server(self, name: str, described: spec.Collection) -> tuple[Rendered, str | None] | None:
+        """Return the address and key of a collection's server, or None where a folder keeps it."""
+        if described.url is None:
+            return None
+        from tasks.providers.network import check_host, split_url
+        from tasks.providers.trust import Trust
+
+        where, trust = f"collection '{name}'", Trust.of(self._settings, self._env)
+        url = trust.address(described.url, where)
+        host = split_url(url.text, where).hostname or ""
+        check_host(host, self._settings.allowed_hosts, where)
+        key = None if described.api_key is None else trust.key(described.api_key, where)
+        trust.check_sending((*url.names, *(key.names if key is not None else ())), host, where)
+        return url, None if key is None else key.text
 
     def _open_folder(self, name: str) -> Index:
         from tasks.collection.edge import open_edge
 
         return open_edge(self._store.folder("collections") / name, name=name, clock=self._clock)
 
-    def _open_server(self, name: str, url: str, key: str | None) -> Index:
+    def _open_server(self, name: str, url: Rendered, key: str | None) -> Index:
         from tasks.collection.server import open_server
-        from tasks.providers.network import check_host, split_url
+        from tasks.providers.network import check_addresses, split_url
 
-        where = f"collection '{name}'"
-        check_host(split_url(url, where).hostname or "", self._settings.allowed_hosts, where)
-        return open_server(url, api_key=key, name=name)
-
-    def _key(self, template: str, name: str) -> str:
-        if not references(template):
-            raise EnvironmentLacks(
-                f"Collection '{name}': api_key is written out.",
-                hint="Put the key into an environment variable and write api_key: '{{ env.NAME }}'.",
-            )
-        return self._rendered(template, name)
-
-    def _rendered(self, template: str, name: str) -> str:
-        """Render a template that may read `env` only."""
-        for reference in references(template):
-            if reference.root != "env" or len(reference.path) != 1:
-                raise EnvironmentLacks(
-                    f"Collection '{name}': only '{{{{ env.NAME }}}}' may stand in url and api_key."
-                )
-            if not self._env.get(reference.path[0]):
-                raise EnvironmentLacks(
-                    f"Collection '{name}': the environment variable {reference.path[0]} is not set."
-                )
-        return render(template, {"env": dict(self._env)})
+        parts = split_url(url.text, f"collection '{name}'")
+        check_addresses(parts.hostname or "", parts.port, f"collection '{name}'")
+        return open_server(url.text, api_key=key, name=name)

@@ -10,17 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from chains.errors import HeadraceError, InputInvalid
-from chains.spec import Model
+from chains.spec import Model, Price
 from chains.suggest import did_you_mean
+from tasks.budgets import Reservations
+from tasks.prices import prices_of
 from tasks.providers.gate import Gate
+from tasks.providers.rates import Rates, rate_name
 from tasks.providers.reply import Completion, Reply
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from chains.settings import Settings
     from chains.store import Store
     from tasks.providers.http import Endpoint
+    from tasks.providers.trust import Granted
+    from tasks.providers.weights import Reach
 
 __all__ = ["Completion", "Gate", "Provider", "Providers", "Reply"]
 
@@ -41,11 +48,6 @@ class Provider(Protocol):
     @property
     def deterministic(self) -> bool:
         """Whether the same request gets the same answer."""
-        ...
-
-    @property
-    def free(self) -> bool:
-        """Whether calls cost no money: the model runs on this machine."""
         ...
 
     @property
@@ -89,18 +91,35 @@ class Provider(Protocol):
 
 
 class Providers:
-    """The models of one run, by name. Use it within one event loop."""
+    """The models of one run, by name. Use it within one event loop.
+
+    `folder` is the chain's: a local model's path counts from there, and leads out of it only where the
+    machine's settings or the user (`granted`) say so. Without it paths are the caller's own.
+    """
 
     def __init__(
-        self, models: Mapping[str, Model], *, store: Store, settings: Settings, env: Mapping[str, str]
+        self,
+        models: Mapping[str, Model],
+        *,
+        store: Store,
+        settings: Settings,
+        env: Mapping[str, str],
+        granted: Granted | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._models = models
         self._store = store
         self._settings = settings
         self._env = env
+        self._granted = granted
+        self._folder = folder
+        self.reservations = Reservations()
         self._open: dict[str, Provider] = {}
         self._gates: dict[str, Gate] = {}
-        self._endpoints: dict[tuple[str, str | None], Endpoint] = {}
+        self._stopped: HeadraceError | None = None
+        self._rates: dict[str, Rates | None] = {}
+        self._prices: dict[str, Price | None] = {}
+        self._endpoints: dict[tuple[object, ...], Endpoint] = {}
         self._answered_as: set[tuple[str, str]] = set()
 
     def check(self, names: Iterable[str]) -> list[str]:
@@ -108,7 +127,7 @@ class Providers:
 
         A model of the store (`models:NAME@latest`) is left out: the run itself may publish it.
         """
-        problems = []
+        problems = self._wrong_prices()
         for name in dict.fromkeys(names):
             try:
                 model = self._model(name)
@@ -129,8 +148,38 @@ class Providers:
     def gate(self, name: str) -> Gate:
         """Return the gate that all callers of this model share."""
         if name not in self._gates:
-            self._gates[name] = Gate(self.get(name).concurrency)
+            self._gates[name] = Gate(self._model(name).limits.concurrency)
+            if self._stopped is not None:
+                self._gates[name].shut(self._stopped)
         return self._gates[name]
+
+    def stop(self, reason: HeadraceError) -> None:
+        """Let no further call of any model begin; those that are under way come to their end."""
+        self._stopped = reason
+        for gate in self._gates.values():
+            gate.shut(reason)
+
+    def rates(self, name: str) -> Rates | None:
+        """Return the rates that all callers of this model share, if it has any."""
+        if name not in self._rates:
+            limits, model = self._model(name).limits, self._model(name)
+            limited = limits.requests_per_minute is not None or limits.tokens_per_minute is not None
+            address = self._endpoint(name, model).base_url if model.provider == "openai" else "local"
+            bucket = rate_name(address, model.model or model.provider)
+            self._rates[name] = Rates(self._store, bucket, limits) if limited else None
+        return self._rates[name]
+
+    def price(self, name: str) -> Price | None:
+        """Return what a model costs, or None where that is not known."""
+        if name not in self._prices:
+            model = self._model(name)
+            host = self._endpoint(name, model).host if model.provider == "openai" else ""
+            self._prices[name] = prices_of(self._settings.prices).of(model, host)
+        return self._prices[name]
+
+    def described(self, name: str) -> Model:
+        """Return what the chain says of a model."""
+        return self._model(name)
 
     def is_news(self, name: str, answered: str) -> bool:
         """Whether an endpoint now answers as another model than the chain names, and for the first time."""
@@ -146,6 +195,7 @@ class Providers:
         """Close every model that was opened; the first error is raised when all had their turn."""
         opened, self._open = list(self._open.values()), {}
         self._gates.clear()
+        self._rates.clear()
         failures = []
         for provider in opened:
             try:
@@ -155,6 +205,13 @@ class Providers:
         self._endpoints.clear()
         if failures:
             raise failures[0]
+
+    def _wrong_prices(self) -> list[str]:
+        try:
+            prices_of(self._settings.prices)
+        except HeadraceError as error:
+            return [str(error)]
+        return []
 
     def _model(self, name: str) -> Model:
         if name not in self._models:
@@ -170,15 +227,25 @@ class Providers:
             case "local":
                 from tasks.providers.local import open_local
 
-                return open_local(name, model, store=self._store, settings=self._settings)
+                return open_local(name, model, store=self._store, settings=self._settings, reach=self.reach)
             case "starter":
                 from tasks.providers.starter import open_starter
 
                 return open_starter(name, model, store=self._store, settings=self._settings)
 
+    @property
+    def reach(self) -> Reach:
+        """Which folders the chain's local models may be in."""
+        from tasks.providers.weights import Reach
+
+        folders = self._granted.folders if self._granted is not None else frozenset()
+        return Reach(self._folder, self._settings.read_outside, folders)
+
     def _endpoint(self, name: str, model: Model) -> Endpoint:
         """Return the connections to a model's address; models with the same address and key share them."""
         from tasks.providers.openai import open_endpoint
+        from tasks.providers.trust import Trust
 
-        fresh = open_endpoint(name, model, settings=self._settings, env=self._env)
-        return self._endpoints.setdefault((fresh.base_url, fresh.key), fresh)
+        trust = Trust.of(self._settings, self._env, self._granted)
+        fresh = open_endpoint(name, model, settings=self._settings, trust=trust)
+        return self._endpoints.setdefault(fresh.shared_by, fresh)

@@ -8,14 +8,18 @@ followed, and at most `max_bytes` decoded bytes are held.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote
 
 import aiohttp
 import orjson
+from multidict import CIMultiDict
+from yarl import URL
 
 from chains.clock import Clock
 from chains.errors import (
@@ -55,10 +59,24 @@ class _Received:
     body: bytearray = field(default_factory=bytearray)
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Extras:
+    """What a call carries besides its key; `secrets` are the values that came from the environment.
+
+    `shown` is the address as messages and records have it, where that differs from what is called.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
+    api_version: str | None = None
+    shown: str | None = None
+
+
 class Endpoint:
     """A base URL with a key. Made without touching the network; the session opens with the first call.
 
-    `key` is in no repr and in nothing that `post` returns or raises.
+    The key and other secrets are in no repr and in nothing that `post` returns or raises. An API version
+    makes it an Azure deployment: the version goes into the query, the key into a header of its own.
     """
 
     def __init__(
@@ -68,13 +86,17 @@ class Endpoint:
         *,
         env: Mapping[str, str],
         max_bytes: int,
-        headers: Mapping[str, str] | None = None,
+        extras: Extras | None = None,
         deadlines: Deadlines | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._parts = split_url(base_url, "the endpoint")
         self.key = key
+        extras = extras or Extras()
+        self.shown = (extras.shown or base_url).rstrip("/")
+        self._api_version = extras.api_version
+        self._urls: dict[str, URL] = {}
         self._env = env
         self._max_bytes = max_bytes
         self._deadlines = deadlines or Deadlines()
@@ -85,11 +107,34 @@ class Endpoint:
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
             "User-Agent": "headrace",
-            **(headers or {}),
+            **self._credentials(),
         }
+        # A header of the chain takes the place of one of ours, however it is spelt.
+        own = {name.lower(): name for name in self._headers}
+        for name, value in extras.headers.items():
+            self._headers.pop(own.get(name.lower(), ""), None)
+            self._headers[name] = value
+        self._secrets = _forms([key or "", *extras.secrets])
+
+    @property
+    def host(self) -> str:
+        """The host that is called."""
+        return self._parts.hostname or ""
+
+    @property
+    def identity(self) -> str:
+        """What tells this address from others, without what may not be shown."""
+        if self.shown == self.base_url:
+            return self.base_url
+        return f"{self.shown}#{hashlib.sha256(self.base_url.encode()).hexdigest()[:16]}"
+
+    @property
+    def shared_by(self) -> tuple[object, ...]:
+        """What two models must have in common to use one pool of connections."""
+        return self.base_url, self._api_version, frozenset(self._headers.items())
 
     def __repr__(self) -> str:
-        return f"Endpoint({self.base_url!r})"
+        return f"Endpoint({self.shown!r})"
 
     async def post(self, path: str, request: bytes, *, timeout: float) -> Reply:
         """Send one request and return what came back, in whatever state; raise when nothing did."""
@@ -112,16 +157,29 @@ class Endpoint:
 
     def without_key(self, data: bytes) -> bytes:
         """Return data with the key cut out, for endpoints that repeat it in their messages."""
-        if self.key is None or len(self.key) < SHORTEST_SECRET:
-            return data
-        for form in {self.key, json.dumps(self.key)[1:-1]}:
-            data = data.replace(form.encode(), b"[key removed]")
+        for form in self._secrets:
+            data = data.replace(form, b"[key removed]")
         return data
+
+    def _without_secrets(self, text: str) -> str:
+        return self.without_key(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
+
+    def _credentials(self) -> dict[str, str]:
+        if self.key is None:
+            return {}
+        return {"api-key": self.key} if self._api_version else {"Authorization": f"Bearer {self.key}"}
+
+    def _url(self, path: str) -> URL:
+        """Return the address of a path; parsed once, for it is asked with every call."""
+        if path not in self._urls:
+            url = URL(self.base_url + path)
+            self._urls[path] = (
+                url.with_query({"api-version": self._api_version}) if self._api_version else url
+            )
+        return self._urls[path]
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            if self.key is not None:
-                self._headers["Authorization"] = f"Bearer {self.key}"
             self._session = aiohttp.ClientSession(
                 connector=connector(self._parts.scheme, self._env),
                 headers=self._headers,
@@ -135,8 +193,7 @@ class Endpoint:
         return self._session
 
     async def _exchange(self, path: str, request: bytes, received: _Received) -> None:
-        url = self.base_url + path
-        async with self._open().post(url, data=request, allow_redirects=False) as response:
+        async with self._open().post(self._url(path), data=request, allow_redirects=False) as response:
             received.status = response.status
             received.headers = response.headers
             unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
@@ -149,7 +206,7 @@ class Endpoint:
                 if len(received.body) > self._max_bytes:
                     response.close()
                     raise CallRefused(
-                        f"the answer of {self.base_url} is longer than {self._max_bytes} bytes.",
+                        f"the answer of {self.shown} is longer than {self._max_bytes} bytes.",
                         hint="Set max_tokens, or HEADRACE_MAX_RESPONSE_BYTES if such answers are right.",
                     )
             unpack.check_end()
@@ -159,7 +216,8 @@ class Endpoint:
         status = received.status or 0
         document: Any = None
         if failure is None and not 200 <= status < 300:
-            failure = classify(status, received.headers, body, now=self._clock.now())
+            headers = {name: self._without_secrets(value) for name, value in received.headers.items()}
+            failure = classify(status, CIMultiDict(headers), body, now=self._clock.now())
         elif failure is None:
             document, failure = read_json(body, received.headers.get("Content-Type", ""))
         usage = document.get("usage") if isinstance(document, dict) else None
@@ -167,7 +225,7 @@ class Endpoint:
         return Reply(
             body=body,
             status=received.status,
-            request_id=(received.headers.get("x-request-id") or "")[:200] or None,
+            request_id=self._without_secrets(received.headers.get("x-request-id") or "")[:200] or None,
             model=model[:200] if isinstance(model, str) else None,
             tokens_in=_tokens(usage, "prompt_tokens"),
             tokens_out=_tokens(usage, "completion_tokens"),
@@ -177,19 +235,21 @@ class Endpoint:
 
     def _failure(self, error: Exception, received: _Received, timeout: float) -> HeadraceError:
         """Return our error for one of the client library's."""
-        where = self.base_url
+        where = self.shown
         so_far = f" after {len(received.body)} bytes" if received.status is not None else ""
         if isinstance(error, HeadraceError):
             return error
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return TimedOut(f"no connection to {where} within {self._deadlines.connect:g} s.")
+            late = TimedOut(f"no connection to {where} within {self._deadlines.connect:g} s.")
+            late.reached = False
+            return late
         if isinstance(error, TimeoutError):
             return self._timed_out(received, timeout)
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, DeniedAddress):
             return Refused(f"{where}: {error.os_error}, which is never called.")
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
             return EnvironmentLacks(
-                f"no trusted connection to {where}: {_plain(error)}.",
+                f"no trusted connection to {where}: {self._without_secrets(_plain(error))}.",
                 hint="If the authority is right, name its bundle in SSL_CERT_FILE.",
             )
         if isinstance(error, aiohttp.ClientPayloadError):
@@ -198,16 +258,17 @@ class Endpoint:
             return ConnectionFailed(f"{where} closed the connection without an answer.")
         if isinstance(error, aiohttp.ClientResponseError):
             return ConnectionFailed(f"{where} answers in something that is not HTTP.")
-        return ConnectionFailed(f"the connection to {where} failed{so_far}: {_plain(error)}.")
+        why = self._without_secrets(_plain(error))
+        return ConnectionFailed(f"the connection to {where} failed{so_far}: {why}.")
 
     def _timed_out(self, received: _Received, timeout: float) -> TimedOut:
         if received.status is None:
             return TimedOut(
-                f"{self.base_url} began no answer within {timeout:g} s.",
+                f"{self.shown} began no answer within {timeout:g} s.",
                 hint="Raise `timeout:` if it needs longer.",
             )
         return TimedOut(
-            f"the answer of {self.base_url} stopped after {len(received.body)} bytes "
+            f"the answer of {self.shown} stopped after {len(received.body)} bytes "
             f"(limits: {self._deadlines.between_chunks:g} s between parts, {timeout:g} s in all)."
         )
 
@@ -235,6 +296,17 @@ class _Unpacker:
     def check_end(self) -> None:
         if self._inflate is not None and not self._inflate.eof:
             raise InvalidBody(f"the answer's {self._encoding} packing breaks off.")
+
+
+def _forms(secrets: Sequence[str]) -> tuple[bytes, ...]:
+    """Return every form in which secrets can stand in an answer, the longest first."""
+    real = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+    forms = {
+        form.encode()
+        for secret in {*real, *map(unquote, real)}
+        for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe=""), quote(secret))
+    }
+    return tuple(sorted(forms, key=len, reverse=True))
 
 
 def read_json(body: bytes, content_type: str) -> tuple[Any, HeadraceError | None]:

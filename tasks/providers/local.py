@@ -23,7 +23,7 @@ from tasks.providers.batching import Batcher, Job, by_length
 from tasks.providers.decoding import Generation
 from tasks.providers.device import device_of, dtype_of
 from tasks.providers.reply import Completion, Reply
-from tasks.providers.weights import Weights, find_weights
+from tasks.providers.weights import Reach, Weights, find_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +56,6 @@ class LocalProvider:
 
     def __init__(self, name: str, model: Model, weights: Weights, *, settings: Settings) -> None:
         self.name = name
-        self.free = True
         self.concurrency = model.limits.concurrency
         self.deterministic = not model.temperature
         self._model = model
@@ -314,14 +313,16 @@ class LocalProvider:
             torch.set_num_threads(self._threads)
 
 
-def open_local(name: str, model: Model, *, store: Store, settings: Settings) -> LocalProvider:
+def open_local(
+    name: str, model: Model, *, store: Store, settings: Settings, reach: Reach | None = None
+) -> LocalProvider:
     """Find a local model's weights; nothing is loaded yet."""
     if model.model is None:
         raise InputInvalid(
             f"Model {name!r} names no model.",
             hint="Set `model:` to a hub id, a folder or models:NAME@latest.",
         )
-    weights = find_weights(model.model, revision=model.revision, store=store)
+    weights = find_weights(model.model, revision=model.revision, store=store, reach=reach)
     return LocalProvider(name, model, weights, settings=settings)
 
 

@@ -9,6 +9,7 @@ no second look-up can give another answer.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from chains.errors import EnvironmentLacks, Refused
+from chains.errors import ConnectionFailed, EnvironmentLacks, Refused
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -37,6 +38,7 @@ NEVER = tuple(
 NEVER_NAMES = frozenset(
     {"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"}
 )
+PLACE = re.compile(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+(?:%[a-z0-9._-]+)?\])(?::\d*)?", re.I)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -45,8 +47,9 @@ def split_url(url: str, where: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise EnvironmentLacks(f"{where}: base_url is no valid address ({error}).") from error
+    except ValueError:
+        # Its message may quote what stands before an `@`.
+        raise EnvironmentLacks(f"{where}: base_url is no valid address.") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EnvironmentLacks(
             f"{where}: base_url must be an http or https address.",
@@ -57,6 +60,12 @@ def split_url(url: str, where: str) -> SplitResult:
             f"{where}: base_url of host {parts.hostname!r} carries a user name, password or query.",
             hint="Give the secret as api_key: '{{ env.NAME }}'.",
         )
+    if not PLACE.fullmatch(parts.netloc):
+        # Escapes and letters of other scripts are read in more than one way; check and call must not differ.
+        raise EnvironmentLacks(
+            f"{where}: the host {parts.hostname!r:.200} is not written in plain letters, digits, dots and -.",
+            hint="Write an international name in its xn-- form.",
+        )
     return parts
 
 
@@ -66,18 +75,45 @@ def check_host(host: str, allowed: Sequence[str] | None, where: str) -> None:
     address = literal_address(name)
     if name in NEVER_NAMES or (address is not None and is_denied(address)):
         raise Refused(f"{where}: {host!r} is a link-local or metadata address, which is never called.")
-    if allowed is not None and not any(fnmatchcase(name, pattern.lower()) for pattern in allowed):
+    if allowed is not None and not matches(host, allowed):
         raise Refused(
             f"{where}: the host {host!r} is not among the hosts that this machine's settings allow.",
             hint="Add it to HEADRACE_ALLOWED_HOSTS if you trust it with your prompts and the key.",
         )
 
 
+def matches(host: str, patterns: Sequence[str]) -> bool:
+    """Whether a host is one of these, of which `*` stands for any letters."""
+    name = host.lower().rstrip(".")
+    return any(fnmatchcase(name, pattern.lower()) for pattern in patterns)
+
+
+def check_addresses(host: str, port: int | None, where: str) -> None:
+    """Resolve a host and raise Refused where one of its addresses is never called.
+
+    For clients that resolve names by themselves; those of this package use `GuardedResolver`.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectionFailed(f"{where}: the host {host!r} cannot be reached: {error}.") from error
+    for *_, place in found:
+        if is_denied(ipaddress.ip_address(str(place[0]).split("%", 1)[0])):
+            raise Refused(
+                f"{where}: {host!r} leads to a link-local or metadata address, which is never called."
+            )
+
+
 def literal_address(host: str) -> Address | None:
-    """Return the IP address that a host is written as, or None for a name."""
+    """Return the IP address that a host is written as in any of its spellings, or None for a name."""
     try:
         return ipaddress.ip_address(host.split("%", 1)[0])
     except ValueError:
+        pass
+    try:
+        # What the system connects to for `127.1`, `2852039166` or `0xa9.0xfe.43518`.
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -19,15 +20,14 @@ from chains.errors import (
     HeadraceError,
     InputInvalid,
     InvalidBody,
-    TemplateFailed,
 )
 from chains.outputs import strict_schema
 from chains.spec import Model
-from chains.templates import references, render
 from tasks.providers.faults import classify
-from tasks.providers.http import Endpoint
+from tasks.providers.http import Endpoint, Extras
 from tasks.providers.network import check_host, is_loopback, split_url
 from tasks.providers.reply import Completion, Reply
+from tasks.providers.trust import KEY_NAMES, PAYER_NAMES, Rendered, Trust
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from chains.settings import Settings
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-DEFAULT_KEY = "{{ env.OPENAI_API_KEY }}"
+OPENAI_KEY = "OPENAI_API_KEY"
+AZURE_KEY = "AZURE_OPENAI_API_KEY"
 NEW_LIMIT_HOSTS = ("api.openai.com", ".openai.azure.com")
 """Hosts whose newer models take `max_completion_tokens` only; other servers know `max_tokens`."""
 
@@ -45,20 +46,24 @@ class OpenAIProvider:
 
     def __init__(self, name: str, model: Model, endpoint: Endpoint) -> None:
         self.name = name
-        self.free = False
         self.model = model
         self.concurrency = model.limits.concurrency
         self.deterministic = model.temperature == 0
         self._endpoint = endpoint
+        self._limit_key = "max_completion_tokens" if _is_new(endpoint.host) else "max_tokens"
+        self._form: tuple[dict[str, Any] | None, Any] = (None, None)
         self.identity: Mapping[str, Any] = {
             "provider": "openai",
             "model": model.model,
-            "base_url": endpoint.base_url,
+            "base_url": endpoint.identity,
             "temperature": model.temperature,
             "top_p": model.top_p,
             "max_tokens": model.max_tokens,
             "seed": model.seed,
             "stop": model.stop,
+            # Only where there are any, so that keys of models without them stay what they are.
+            **({"api_version": model.api_version} if model.api_version else {}),
+            **({"headers": dict(model.headers)} if model.headers else {}),
         }
 
     def chat_request(
@@ -70,10 +75,10 @@ class OpenAIProvider:
         optional = {
             "temperature": model.temperature,
             "top_p": model.top_p,
-            self._limit_key(): model.max_tokens,
+            self._limit_key: model.max_tokens,
             "seed": None if model.seed is None else model.seed + sample,
             "stop": model.stop,
-            "response_format": None if schema is None else _response_format(schema),
+            "response_format": None if schema is None else self._response_format(schema),
         }
         asked.update({key: value for key, value in optional.items() if value is not None})
         return _dump(asked)
@@ -112,8 +117,9 @@ class OpenAIProvider:
         return _dump({"model": self.model.model, "input": list(texts), "encoding_format": "float"})
 
     async def send_embed(self, request: bytes, *, timeout: float) -> Reply:
-        """Send an embedding request once."""
-        return await self._endpoint.post("/embeddings", request, timeout=timeout)
+        """Send an embedding request once; what comes back are no tokens."""
+        reply = await self._endpoint.post("/embeddings", request, timeout=timeout)
+        return replace(reply, tokens_out=0) if reply.failure is None else reply
 
     def read_embed(self, reply: Reply) -> np.ndarray:
         """Return the vectors in the order of the texts, one row each."""
@@ -145,62 +151,77 @@ class OpenAIProvider:
     def __repr__(self) -> str:
         return f"OpenAIProvider({self.name!r}, {self.model.model!r}, {self._endpoint!r})"
 
-    def _limit_key(self) -> str:
-        host = split_url(self._endpoint.base_url, self.name).hostname or ""
-        return "max_completion_tokens" if host.endswith(NEW_LIMIT_HOSTS) else "max_tokens"
+    def _response_format(self, schema: dict[str, Any]) -> Any:
+        """Return a schema in the endpoint's form; a step asks with the same one for every row."""
+        if self._form[0] is not schema:
+            self._form = (schema, orjson.Fragment(_dump(_response_format(schema))))
+        return self._form[1]
 
 
-def open_endpoint(name: str, model: Model, *, settings: Settings, env: Mapping[str, str]) -> Endpoint:
+def open_endpoint(name: str, model: Model, *, settings: Settings, trust: Trust) -> Endpoint:
     """Return the endpoint of a model, not yet connected; raise what keeps it from being called."""
     where = f"model {name!r}"
-    url = _rendered(model.base_url or env.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL, env, where)
-    parts = split_url(url, where)
-    check_host(parts.hostname or "", settings.allowed_hosts, where)
-    own = {"OpenAI-Organization": env.get("OPENAI_ORG_ID"), "OpenAI-Project": env.get("OPENAI_PROJECT_ID")}
+    address = trust.address(model.base_url or _usual_address(trust.env), where)
+    host = split_url(address.text, where).hostname or ""
+    check_host(host, settings.allowed_hosts, where)
+    key = _key_of(model, host, trust, where)
+    extra = {header: trust.text(value, where) for header, value in model.headers.items()}
+    payers = _payers(model, host, trust, where)
+    parts = [address, *payers.values(), *extra.values()] + ([key] if key is not None else [])
+    trust.check_sending((used for part in parts for used in part.names), host, where)
     return Endpoint(
-        url,
-        _key_of(model, parts.hostname or "", env, where),
-        env=env,
+        address.text,
+        key.text if key is not None else None,
+        env=trust.env,
         max_bytes=settings.max_response_bytes,
-        headers={header: value for header, value in own.items() if value},
+        extras=Extras(
+            headers={header: _header(header, part.text, where) for header, part in (payers | extra).items()},
+            secrets=[secret for part in (address, *extra.values()) for secret in part.secrets],
+            api_version=model.api_version,
+            shown=address.shown,
+        ),
     )
 
 
-def _key_of(model: Model, host: str, env: Mapping[str, str], where: str) -> str | None:
-    if model.api_key is None and is_loopback(host) and not env.get("OPENAI_API_KEY"):
+def _usual_address(env: Mapping[str, str]) -> str:
+    return "{{ env.OPENAI_BASE_URL }}" if env.get("OPENAI_BASE_URL") else DEFAULT_BASE_URL
+
+
+def _payers(model: Model, host: str, trust: Trust, where: str) -> dict[str, Rendered]:
+    """Return the headers that say who pays, as OpenAI's own client sends them."""
+    said = {"OpenAI-Organization": model.organization, "OpenAI-Project": model.project}
+    if trust.is_home(OPENAI_KEY, host):
+        usual = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+        for header, variable in usual.items():
+            if trust.env.get(variable):
+                said[header] = said[header] or f"{{{{ env.{variable} }}}}"
+    return {
+        header: trust.text(value, where, kinds=(*PAYER_NAMES, *KEY_NAMES))
+        for header, value in said.items()
+        if value
+    }
+
+
+def _header(name: str, value: str, where: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise EnvironmentLacks(f"{where}: the header {name!r} holds characters that no header may have.")
+    return value
+
+
+def _is_new(host: str) -> bool:
+    return host.endswith(NEW_LIMIT_HOSTS)
+
+
+def _key_of(model: Model, host: str, trust: Trust, where: str) -> Rendered | None:
+    if model.api_key is not None:
+        return trust.key(model.api_key, where)
+    usual = AZURE_KEY if model.api_version else OPENAI_KEY
+    at_home = trust.is_home(usual, host)
+    if is_loopback(host) and not (at_home and trust.env.get(usual)):
         return None  # a server on this machine mostly wants none
-    template = model.api_key or DEFAULT_KEY
-    if not references(template):
-        raise EnvironmentLacks(
-            f"{where}: api_key is written out.",
-            hint="Put the key into an environment variable and write api_key: '{{ env.NAME }}'.",
-        )
-    key = _rendered(template, env, where).strip()
-    if not key:
-        raise EnvironmentLacks(f"{where}: its api_key is empty.", hint="Set the variable that it names.")
-    if not key.isascii() or not key.isprintable():
-        raise EnvironmentLacks(f"{where}: its api_key holds characters that no key has (a line break?).")
-    return key
-
-
-def _rendered(template: str, env: Mapping[str, str], where: str) -> str:
-    """Render a template that may read `env` only, and say which variable is missing."""
-    used = references(template)
-    for reference in used:
-        if reference.root != "env" or len(reference.path) != 1:
-            raise EnvironmentLacks(f"{where}: only '{{{{ env.NAME }}}}' may stand in base_url and api_key.")
-        variable = reference.path[0]
-        if not env.get(variable):
-            raise EnvironmentLacks(
-                f"{where}: the environment variable {variable} is not set.",
-                hint="Set it to the endpoint's key (any text for a server that wants none).",
-            )
-    scope = {"env": {reference.path[0]: env[reference.path[0]] for reference in used}}
-    try:
-        return render(template, scope)
-    except TemplateFailed:
-        # Its message may quote the value, so neither the message nor the cause is passed on.
-        raise EnvironmentLacks(f"{where}: the template in base_url or api_key fails.") from None
+    if not at_home:
+        trust.check_sending([usual], host, where)
+    return trust.key(f"{{{{ env.{usual} }}}}", where)
 
 
 def _dump(asked: dict[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chains.store import Store
 
 STORED = re.compile(r"^models:(?P<name>[a-z0-9][a-z0-9_-]{0,63})(?:@(?P<version>latest|[1-9]\d*))?$")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 STARTER = Path(__file__).resolve().parents[2] / "chains" / "library" / "starter" / "model"
 # A hub id that a package on the index carries in full: (import name, distribution, folder inside it).
 PACKAGED = {
@@ -66,7 +67,34 @@ class Weights:
         return (self.folder / "modules.json").is_file()
 
 
-def find_weights(model: str, *, revision: str | None, store: Store) -> Weights:
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which folders a chain's models may be in: its own folder, and what machine and user have opened.
+
+    Without a folder (`Reach()`) the paths are the caller's own: they count from the working folder.
+    """
+
+    folder: Path | None = None
+    read_outside: bool = False
+    granted: frozenset[Path] = frozenset()
+
+    def path(self, model: str) -> Path:
+        """Return the path that a model's name stands for, if it is one."""
+        return (self.folder or Path()) / Path(model).expanduser()
+
+    def check(self, path: Path, model: str) -> None:
+        """Raise Refused where a model's folder is not among them."""
+        if self.folder is None or self.read_outside or path in self.granted:
+            return
+        if not path.is_relative_to(self.folder.resolve()):
+            raise Refused(
+                f"The model folder {model!r:.200} is outside the chain's folder.",
+                hint="Put it there, name it with --model local:FOLDER, or set HEADRACE_READ_OUTSIDE=true on "
+                "this machine.",
+            )
+
+
+def find_weights(model: str, *, revision: str | None, store: Store, reach: Reach | None = None) -> Weights:
     """Find a model's files by the name that a chain gives it, check them and hash them."""
     stored = STORED.match(model)
     if stored:
@@ -75,9 +103,11 @@ def find_weights(model: str, *, revision: str | None, store: Store) -> Weights:
         raise InputInvalid(
             f"{model!r} is no name of a published model.", hint="Write models:NAME@latest or models:NAME@3."
         )
-    folder = folder_of(model, revision)
+    folder = folder_of(model, revision, reach)
     if (folder / "adapter_config.json").is_file():
-        return _checked(folder, find_base(folder))
+        # What the user named may rest on what it says itself.
+        named = reach is not None and folder in reach.granted
+        return _checked(folder, find_base(folder, None if named else reach))
     return _checked(folder, None)
 
 
@@ -91,7 +121,7 @@ def starter_weights() -> Weights:
     return _checked(STARTER, None)
 
 
-def find_base(folder: Path) -> Path:
+def find_base(folder: Path, reach: Reach | None = None) -> Path:
     """Find the base model that an adapter folder names itself (a folder or a hub id)."""
     name = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not name:
@@ -99,7 +129,7 @@ def find_base(folder: Path) -> Path:
             f"The adapter in {str(folder)!r} names no base model.",
             hint="Set base_model_name_or_path in its adapter_config.json.",
         )
-    return folder_of(str(name), None)
+    return folder_of(str(name), None, reach)
 
 
 def _from_store(name: str, version: str | None, store: Store) -> Weights:
@@ -130,10 +160,16 @@ def _base_of_row(base: Any, store: Store) -> Path:
     return found.folder
 
 
-def folder_of(model: str, revision: str | None) -> Path:
+def folder_of(model: str, revision: str | None, reach: Reach | None = None) -> Path:
     """Return the folder of a model that is named by its path or by its hub id."""
-    path = Path(model).expanduser()
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise InputInvalid(
+            f"{revision!r:.200} is no revision of a model.", hint="Give a branch, a tag or a commit."
+        )
+    reach = reach or Reach()
+    path = reach.path(model)
     if path.is_dir():
+        reach.check(path.resolve(), model)
         return path.resolve()
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise EnvironmentLacks(

@@ -9,6 +9,7 @@ import pytest
 from chains.check import missing_environment, warnings
 from chains.errors import ChainInvalid
 from chains.loading import load_source
+from chains.settings import Settings
 
 HEAD = """chain: c
 inputs: {ticket: {type: string}, order: {type: integer, required: false}}
@@ -155,7 +156,7 @@ WHOLE_CASES = {
     "a text": ("hello\n", "1:1", "a chain file is a mapping of keys"),
     "no steps": ("chain: c\n", "1:1", "the key 'steps' is missing"),
     "empty steps": ("chain: c\nsteps: {}\n", "2:8", "'steps'"),
-    "later section": (W + STEP + "budget: {usd: 2}\n", "4:1", "unknown key 'budget'"),
+    "later section": (W + STEP + "deployments: {a: 2}\n", "4:1", "unknown key 'deployments'"),
     "later kind": (W + "steps: {a: {prompt: x, model: w}, b: {approve: Send?}}\n", "3:39", "step 'b' has the unknown key 'approve'"),
     "provider": ("chain: c\nmodels: {w: {provider: opnai, model: x}}\n" + STEP, "2:24", "model 'w': 'provider' cannot be 'opnai'. Did you mean 'openai'?"),
     "model without a name": ("chain: c\nmodels: {w: {provider: openai}}\n" + STEP, "2:13", "needs the key 'model'"),
@@ -169,6 +170,14 @@ WHOLE_CASES = {
     "key written out": ("chain: c\nmodels: {w: {provider: openai, model: x, api_key: hunter2hunter2}}\n" + STEP, "2:51", "model 'w': 'api_key' is written out"),
     "key of a wrong type": ("chain: c\nmodels: {w: {provider: openai, model: x, api_key: [sk-abcdefghijklmnopqrstu]}}\n" + STEP, "2:51", "'api_key' must be text, not this value"),
     "input in a model": ("chain: c\nmodels: {w: {provider: openai, model: x, api_key: '{{ inputs.k }}'}}\n" + STEP, "2:55", "models can read env and secret only"),
+    "input in a header": ("chain: c\nmodels: {w: {provider: openai, model: x, headers: {X-A: '{{ inputs.k }}'}}}\n" + STEP, "2:61", "models can read env and secret only"),
+    "secret in a header": ("chain: c\nmodels: {w: {provider: openai, model: x, headers: {X-Api-Key: hunter2hunter2}}}\n" + STEP, "2:63", "model 'w': the header 'X-Api-Key' is written out"),
+    "name of a header": ("chain: c\nmodels: {w: {provider: openai, model: x, headers: {X A: b}}}\n" + STEP, "2:51", "'X A' is no name of a header"),
+    "header of the call": ("chain: c\nmodels: {w: {provider: openai, model: x, headers: {Host: b}}}\n" + STEP, "2:51", "the header 'Host' is set by the call itself"),
+    "header of a wrong type": ("chain: c\nmodels: {w: {provider: openai, model: x, headers: {X-Key: [hunter2hunter2]}}}\n" + STEP, "2:59", "'X-Key' must be text, not this value"),
+    "headers of a local model": ("chain: c\nmodels: {w: {provider: starter, headers: {X-A: b}}}\n" + STEP, "2:13", "'headers' is for provider 'openai', not for 'starter'"),
+    "empty budget": (W + STEP + "budget: {}\n", "4:9", "a budget needs at least one of 'usd', 'tokens' and 'calls'"),
+    "cache of a python step": (W + "steps: {a: {python: 'f.py:g', cache: always}}\n", "3:31", "unknown key 'cache'"),
     "secret without a name": ("chain: c\nmodels: {w: {provider: openai, model: x, api_key: '{{ env }}'}}\n" + STEP, "2:55", "Write {{ env.NAME }}."),
     "password in an address": ("chain: c\nmodels: {w: {provider: openai, model: x, base_url: 'https://me:hunter2@h/v1'}}\n" + STEP, "2:52", "the address holds a password"),
     "no address": ("chain: c\nmodels: {w: {provider: openai, model: x, base_url: 'localhost:80'}}\n" + STEP, "2:52", "is no http or https address"),
@@ -198,8 +207,7 @@ GOOD_CASES = {
     "labels where they belong": T + "  e: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, gate: accuracy.low >= 0.5 and rows > 3}\n  d: {prepare: data.jsonl, text: '{{ row.a }}'}",
     "python gives anything": "  w: {python: 'tool.py:measure', args: {x: 1}}\n  a: {prompt: '{{ w.whatever.deep[0] }}'}",
     "star import hides names": "  w: {python: 'work.py:loads'}",
-    "module named, not imported": "  w: {python: 'no.such.module:function'}",
-    "class as output": "  a: {prompt: x, output: 'no.such:Class'}\n  b: {prompt: '{{ a.anything }}'}",
+    "class as output": "  a: {prompt: x, output: 'tool.py:measure'}\n  b: {prompt: '{{ a.anything }}'}",
     "schema file": "  a: {prompt: x, output: schema.json}\n  b: {prompt: '{{ a.a }}'}",
     "inline text with an ending": "  a: {prompt: Read the file notes.md}",
     "vectors per row": "  v: {embed: '{{ inputs.ticket }}', model: mini}\n  a: {prompt: '{{ v.dimension }}'}",
@@ -212,6 +220,35 @@ GOOD_CASES = {
 @pytest.mark.parametrize("case", GOOD_CASES)
 def test_what_is_right_is_accepted(case, folder):
     assert problems_of(HEAD + GOOD_CASES[case] + "\n", folder) == []
+
+
+MODULES = """  w: {python: 'os:getcwd'}
+  a: {prompt: x, output: 'shop.answers:Answer'}
+"""
+
+
+def test_a_module_that_the_machine_does_not_allow_is_a_problem_before_anything_runs(folder, monkeypatch):
+    found = problems_of(HEAD + MODULES, folder)
+    assert len(found) == 2
+    assert found[0].startswith(f"c.yaml:{FIRST}:15: step 'w': this machine does not let a chain import 'os'")
+    assert "'shop.answers'" in found[1] and "HEADRACE_ALLOWED_MODULES" in found[1]
+    monkeypatch.setenv("HEADRACE_ALLOWED_MODULES", "os, shop")
+    assert problems_of(HEAD + MODULES, folder) == []
+    monkeypatch.setenv("HEADRACE_ALLOWED_MODULES", "o, shop.answer")
+    assert len(problems_of(HEAD + MODULES, folder)) == 2
+
+
+def test_settings_that_are_given_decide_and_not_the_environment(folder, monkeypatch):
+    monkeypatch.setenv("HEADRACE_ALLOWED_MODULES", "os, shop")
+    source = (HEAD + MODULES).encode()
+    with pytest.raises(ChainInvalid, match="'os'"):
+        load_source(source, folder / "c.yaml", settings=Settings())
+    load_source(source, folder / "c.yaml", settings=Settings(allowed_modules=("os", "shop.answers")))
+
+
+def test_a_python_file_without_its_ending_is_named(folder):
+    (found,) = problems_of(HEAD + "  w: {python: 'lib/tool:measure'}\n", folder)
+    assert "'lib/tool' is neither a file nor a module. Write it with its ending" in found
 
 
 def test_checking_never_runs_the_chains_python(folder):
@@ -250,7 +287,8 @@ models:
   c: {provider: openai, model: x, api_key: "{{ secret.team }}"}
   d: {provider: openai, model: x, base_url: "http://127.0.0.1:8000/v1"}
   unused: {provider: openai, model: x, api_key: "{{ env.UNUSED }}"}
-  e: {provider: openai, model: x, api_key: "{{ env.A_KEY }}"}
+  e: {provider: openai, model: x, api_key: "{{ env.A_KEY }}", headers: {X-T: "{{ env.TOKEN }}"}}
+  f: {provider: openai, model: x, api_version: "1", base_url: "https://h/d"}
 collections:
   book: {embedder: e, url: "http://{{ env.HOST }}:6333"}
 steps:
@@ -258,10 +296,13 @@ steps:
 
 
 def test_missing_variables_are_named_for_the_models_in_use(folder):
-    steps = "".join(f"  {name}_step: {{prompt: x, model: {name}}}\n" for name in "abcd")
+    steps = "".join(f"  {name}_step: {{prompt: x, model: {name}}}\n" for name in "abcdf")
     chain = load(ENV + steps + "  find: {retrieve: book, query: x}\n", folder).chain
-    assert missing_environment(chain, {}) == ["A_KEY", "HOST", "OPENAI_API_KEY"]
-    assert missing_environment(chain, {"A_KEY": "k", "HOST": "h", "OPENAI_API_KEY": ""}) == ["OPENAI_API_KEY"]
+    wanted = ["AZURE_OPENAI_API_KEY", "A_KEY", "HOST", "OPENAI_API_KEY", "TOKEN"]
+    assert missing_environment(chain, {}) == wanted
+    assert missing_environment(chain, dict.fromkeys(wanted, "k") | {"OPENAI_API_KEY": ""}) == [
+        "OPENAI_API_KEY"
+    ]
     assert missing_environment(load(ENV + "  x: {prompt: x, model: d}\n", folder).chain, {}) == []
 
 

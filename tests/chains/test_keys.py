@@ -157,6 +157,8 @@ def test_no_secret_is_in_a_key() -> None:
         "model": "m",
         "revision": None,
         "base_url": None,
+        "api_version": None,
+        "headers": {},
         "temperature": 0.0,
         "top_p": None,
         "max_tokens": None,

@@ -64,6 +64,37 @@ def test_the_hash_changes_with_the_chain_and_with_each_file(folder):
     assert len({first, second, third}) == 3
 
 
+def test_what_a_python_file_imports_from_beside_it_belongs_to_the_chain(folder):
+    (folder / "lib/deep").mkdir(parents=True)
+    (folder / "work.py").write_text(
+        "from .lib.words import clean\nfrom . import shared\nimport json\nfrom .gone import nothing\n"
+        "def run(n, time, no):\n    from .late import more\n"
+    )
+    (folder / "lib/__init__.py").write_text("")
+    words = "from .deep import *\nfrom ..work import run\nfrom ...out import x\n"
+    (folder / "lib/words.py").write_text(words)
+    (folder / "lib/deep/__init__.py").write_text("END = 1\n")
+    (folder / "shared.py").write_text("")
+    (folder / "late.py").write_text("more = 1\n")
+    (folder / "unused.py").write_text("raise SystemExit\n")
+    read = load(folder / "chain.yaml")
+    helpers = {"lib/__init__.py", "lib/words.py", "lib/deep/__init__.py", "shared.py", "late.py"}
+    assert set(read.files) == {"prompts/triage.md", "work.py"} | helpers
+    for name in sorted(helpers):
+        before = load(folder / "chain.yaml").hash
+        (folder / name).write_text((folder / name).read_text() + "# changed\n")
+        assert load(folder / "chain.yaml").hash != before, name
+
+
+def test_an_import_that_leads_out_of_the_folder_by_a_link_is_a_problem(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "words.py"
+    outside.write_text("clean = str\n")
+    (folder / "words.py").symlink_to(outside)
+    (folder / "work.py").write_text("from .words import clean\ndef run(n, time, no): pass\n")
+    with pytest.raises(ChainInvalid, match=r"step 'work': 'words.py' leads out of the chain's folder"):
+        load(folder / "chain.yaml")
+
+
 def test_writing_and_reading_gives_the_same_chain(folder):
     chain = load(folder / "chain.yaml").chain
     assert load_source(chain.to_yaml().encode(), folder / "chain.yaml").chain == chain

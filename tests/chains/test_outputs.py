@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel, ConfigDict
 
 from chains.errors import InputInvalid, OutputInvalid
 from chains.outputs import parse_output, schema_of, schema_problems, step_output, strict_schema
@@ -197,6 +198,59 @@ def test_absent_optional_fields_come_out_as_null() -> None:
     assert value["order"] is None
     assert value["address"] == {"street": "A 1", "floor": None}
     assert parse_output(GOOD.replace('"score"', '"order": null, "score"'), schema()) == value
+
+
+OPTIONAL: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "intent": {"type": "string"},
+        "order": {"type": "string"},
+        "part": {"$ref": "#/$defs/part"},
+        "kind": {"enum": ["a", "b"]},
+        "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+        "free": {},
+        "maybe": {"type": ["string", "null"]},
+        "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}},
+    },
+    "required": ["intent"],
+    "additionalProperties": False,
+    "$defs": {
+        "part": {
+            "type": "object",
+            "properties": {"size": {"type": "integer"}},
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+def test_nulls_that_the_strict_form_asks_for_are_left_out_where_the_schema_takes_none() -> None:
+    strict = strict_schema(OPTIONAL)
+    assert strict is not None
+    answer = {name: None for name in strict["required"]} | {"intent": "x", "parts": [{"size": None}]}
+    Draft202012Validator(strict).validate(answer)
+    assert parse_output(json.dumps(answer), OPTIONAL) == {
+        "intent": "x",
+        "free": None,
+        "maybe": None,
+        "parts": [{}],
+    }
+
+
+def test_a_required_field_that_is_null_is_still_refused() -> None:
+    with pytest.raises(OutputInvalid, match=r"\$\.intent must be of type string"):
+        parse_output('{"intent": null}', OPTIONAL)
+
+
+def test_an_optional_field_of_a_class_may_be_null_in_the_answer() -> None:
+    class Triage(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        intent: str
+        order: str = "none"
+
+    value = parse_output('{"intent": "x", "order": null}', Triage.model_json_schema())
+    assert value == {"intent": "x"}
+    assert Triage.model_validate(value).order == "none"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A plan says the order, shards, bounds and reuse of a run before anything is paid for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from chains.loading import ChainFile, load
 from chains.plan import Plan, PlannedStep, make_plan
 from chains.settings import Settings
+from chains.spec import Budget
 from chains.store import RunRow, open_store
 
 CHAIN = """
@@ -96,6 +98,31 @@ def test_reuse_is_said_with_its_reason(chain_file: ChainFile) -> None:
     assert step_of(plan, "local").reuse.startswith("deterministic: reused")
     assert "temperature: 0" in step_of(plan, "free").reuse
     assert step_of(plan, "code").reuse.startswith("called anew")
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("always", "reused when the same was asked before"),
+        ("run", "asked once"),
+        ("never", "asked anew: `cache: never`"),
+        ("refresh", "later runs may use it"),
+    ],
+)
+def test_what_the_step_says_of_reuse_goes_before_what_its_model_would_do(
+    chain_file: ChainFile, mode: str, said: str
+) -> None:
+    steps = dict(chain_file.chain.steps)
+    for name in ("triage", "grade", "vector"):
+        steps[name] = steps[name].model_copy(update={"cache": mode})
+    plan = plan_of(replace(chain_file, chain=chain_file.chain.model_copy(update={"steps": steps})))
+    assert all(said in step_of(plan, name).reuse for name in ("triage", "grade", "vector"))
+
+
+def test_a_budget_is_noted(chain_file: ChainFile) -> None:
+    chain = chain_file.chain.model_copy(update={"budget": Budget(usd=2, tokens=400_000)})
+    notes = plan_of(replace(chain_file, chain=chain)).notes
+    assert "the run stops before it uses more than 2.00 USD or 400,000 tokens" in notes
 
 
 def test_models_and_pools_are_named(chain_file: ChainFile) -> None:

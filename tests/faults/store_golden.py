@@ -17,9 +17,9 @@ from sqlalchemy import text
 
 from chains.clock import Clock
 from chains.store import AttemptRow, ModelRow, RecordRow, RunRow, StepRow, Store, open_store
-from chains.store.connecting import reading_engine, writing_engine
 from chains.store.migrating import migrate
 from chains.store.migrations import MIGRATIONS, Migration
+from chains.store.sqlite import SqliteFile
 
 ROWS = 12
 WEIGHTS = bytes(range(256)) * 500
@@ -70,6 +70,7 @@ def write(path: Path) -> None:
             run_id="run1", id="triage", kind="prompt", status="ok", started_at=1.0, finished_at=2.0
         )
         store.put(replace(run, status="ok", finished_at=2.0), ended)
+        store.write_manifest("run1")
 
 
 def note(connection) -> None:
@@ -81,11 +82,7 @@ UPGRADE = (*MIGRATIONS, Migration(len(MIGRATIONS) + 1, "note", note))
 
 
 def upgrade(path: Path) -> None:
-    engine = writing_engine(path / "headrace.db", busy_timeout=5)
-    reader = reading_engine(path / "headrace.db", busy_timeout=5)
-    migrate(engine, reader, path / "headrace.db", clock=Clock(), migrations=UPGRADE)
-    engine.dispose()
-    reader.dispose()
+    migrate(SqliteFile(path / "headrace.db"), clock=Clock(), migrations=UPGRADE)
 
 
 def verify(path: Path) -> None:

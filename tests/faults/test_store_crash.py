@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from servers.s3_server import s3_server
 
 from chains import failpoints
 from chains.errors import StoreVersion
@@ -49,6 +50,10 @@ KILLS = [
     ("upgrade", "store.migrate.after_backup", 1),
     ("upgrade", "store.migrate.before_commit", 1),
     ("upgrade", "store.migrate.after_commit", 1),
+    ("remote", "store.remote.before_upload", 1),
+    ("remote", "store.remote.before_upload", 4),
+    ("remote", "store.remote.after_upload", 1),
+    ("remote", "store.remote.after_upload", 5),
     ("verify", "store.collect.before_unlink", 1),
     ("verify", "store.collect.before_unlink", 3),
     ("verify", "store.collect.before_commit", 1),
@@ -127,6 +132,33 @@ def test_after_a_kill_the_store_is_whole_and_the_sequence_can_be_finished(tmp_pa
         assert len(list(store.blobs.listed())) == report.blobs_checked
 
 
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server("headrace") as environment:
+        yield environment
+
+
+@pytest.mark.parametrize(
+    ("point", "count"), [(point, count) for mode, point, count in KILLS if mode == "remote"]
+)
+def test_after_a_kill_a_store_with_its_blobs_in_a_bucket_is_whole(
+    tmp_path, wanted, s3, monkeypatch, point, count
+):
+    path = tmp_path / "store"
+    for name, value in {**s3, "HEADRACE_BLOBS": f"s3://headrace/{point}-{count}"}.items():
+        monkeypatch.setenv(name, value)
+    kill_at("write", path, point, count)
+    with open_store(path) as store:
+        assert store.verify() == []
+        check_rows_are_whole(store)
+    finish(path)
+    with open_store(path) as store:
+        report = store.verify_report(grace=0)
+        assert (report.problems, report.strangers) == ([], [])
+        assert content(store) == wanted
+        assert len(list(store.blobs.listed())) == report.blobs_checked
+
+
 def check_rows_are_whole(store: Store) -> None:
     """A record that is there has all of its parts: those of one transaction came together."""
     attempts = {attempt.record_id: attempt for attempt in store.attempts_of_run("run1")}
@@ -155,7 +187,7 @@ def test_a_killed_upgrade_leaves_the_old_schema_or_the_new_one(tmp_path, finishe
     connection = sqlite3.connect(path / "headrace.db")
     assert connection.execute("SELECT note FROM runs").fetchall() == [("golden",)]
     connection.close()
-    before = sqlite3.connect(path / "headrace.before-2.db")
+    before = sqlite3.connect(path / "headrace.before-3.db")
     assert "note" not in {row[1] for row in before.execute("PRAGMA table_info(runs)")}
     assert before.execute("SELECT count(*) FROM records").fetchone() == (12,)
     before.close()

@@ -100,10 +100,11 @@ class Server:
         except UnicodeDecodeError:
             text = {"base64": base64.b64encode(body).decode()}
         headers = {name.lower(): value for name, value in request.headers.items()}
-        key = headers.pop("authorization", None)
+        key = headers.pop("authorization", None) or headers.pop("api-key", None)
         return {
             "sequence": self.sequence,
             "path": request.path,
+            "query": request.query_string,
             "at": time.monotonic(),
             "in_flight": self.in_flight,
             "status": STATUS.get(rule["fault"], rule.get("status", 200)),
@@ -360,6 +361,9 @@ async def serve(options: argparse.Namespace) -> None:
     app = web.Application(client_max_size=64 << 20)
     app.router.add_post("/v1/chat/completions", post)
     app.router.add_post("/v1/embeddings", post)
+    # As Azure has it: the deployment in the path, the version in the query.
+    app.router.add_post("/openai/deployments/{name}/chat/completions", post)
+    app.router.add_post("/openai/deployments/{name}/embeddings", post)
     app.router.add_get("/v1/models", models)
     app.router.add_put("/restart", restart)
     runner = web.AppRunner(app, access_log=None)

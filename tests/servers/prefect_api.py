@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from typing import Any
 
@@ -31,3 +32,38 @@ def task_runs(url: str, flow_run_id: str) -> list[dict[str, Any]]:
 def artifacts(url: str, flow_run_id: str) -> list[dict[str, Any]]:
     """Return the artifacts of a flow run."""
     return ask(url, "artifacts/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
+
+
+def deployment_id(url: str, name: str) -> str:
+    """Return the id of the deployment of this name."""
+    found = ask(url, "deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+    assert len(found) == 1, found
+    return found[0]["id"]
+
+
+def start_flow_run(url: str, deployment: str, parameters: dict[str, Any], key: str | None = None) -> str:
+    """Create a flow run of a deployment, as a schedule or the UI does, and return its id."""
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": key}
+    return ask(url, f"deployments/{deployment}/create_flow_run", body)["id"]
+
+
+def retry_flow_run(url: str, flow_run_id: str) -> None:
+    """Do what the UI's Retry button does."""
+    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    answer = ask(url, f"flow_runs/{flow_run_id}/set_state", {"state": state})
+    assert answer["status"] == "ACCEPT", answer
+
+
+def state_of(url: str, flow_run_id: str) -> dict[str, Any]:
+    """Return the state of a flow run."""
+    with urllib.request.urlopen(f"{url}/flow_runs/{flow_run_id}", timeout=10) as reply:
+        return json.loads(reply.read())["state"]
+
+
+def wait_for_state(url: str, flow_run_id: str, *types: str, seconds: float = 90) -> dict[str, Any]:
+    """Return the flow run's state once it is of one of these types."""
+    deadline = time.monotonic() + seconds
+    while (state := state_of(url, flow_run_id))["type"] not in types:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.2)
+    return state

@@ -37,8 +37,7 @@ async def main():
         provider = providers.get("m")
         opening = RecordRow(id="record", run_id="run", step="s", row=0, started_at=1.0)
         caller = Caller(
-            store=store, clock=Clock(), retry=Retry(attempts=2), timeout=5,
-            gate=providers.gate("m"), free=False,
+            store=store, clock=Clock(), retry=Retry(attempts=2), timeout=5, gate=providers.gate("m"),
             run_id="run", step="s", record_id="record", first_number=made + 1, opening=opening,
         )
         request = provider.chat_request([{"role": "user", "content": "hello"}], schema=None, sample=0)

@@ -17,6 +17,7 @@ from chains.spec import Chain
 from chains.store import RecordRow, RunRow, StepRow, Store, open_store
 from tasks.context import OnceJob, Progress, RowResult
 from tasks.finetune import run_once
+from tasks.providers.weights import Reach
 
 TINY = {
     "hidden_size": 16,
@@ -92,6 +93,7 @@ def tune(store: Store, folder: Path) -> Tune:
             store=store,
             clock=Clock(),
             settings=Settings(torch_threads=1, **settings),
+            providers=SimpleNamespace(reach=Reach(folder)),
             report=(told if told is not None else []).append,
         )
         return await run_once(ctx, OnceJob("rec1", {"inputs": {}, **(scope or {})}, list))

@@ -123,12 +123,26 @@ async def test_an_earlier_result_is_reused_and_its_files_are_made_again(store, f
     assert Path(again.output["train"]).read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("mode", "reused"), [("always", True), ("run", True), ("never", False), ("refresh", False)]
+)
+async def test_an_earlier_result_is_reused_as_the_step_says(store, folder, mode, reused):
+    write(folder, texts(20))
+    first = await prepare(store, folder, text="{{ row.text }}", cache=mode)
+    keep(store, first)
+    again = await prepare(store, folder, text="{{ row.text }}", cache=mode)
+
+    assert (again.reused_from == "rec1") is reused
+    assert again.output == first.output
+    assert (first.value_key is None) is (mode == "never")
+
+
 async def test_a_damaged_blob_is_made_again_from_the_data(store, folder):
     write(folder, texts(20))
     first = await prepare(store, folder)
     keep(store, first)
     sha = first.output["files"]["train"]
-    store.blobs.path(sha).write_bytes(b"spoilt")
+    (store.path / "blobs" / sha[:2] / sha).write_bytes(b"spoilt")
     Path(first.output["train"]).unlink()
     again = await prepare(store, folder)
     assert (again.reused_from, again.output) == (None, first.output)

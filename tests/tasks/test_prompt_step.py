@@ -23,7 +23,7 @@ from chains.loading import load
 from chains.settings import Settings
 from chains.store import RecordRow, RunRow, StepRow, Store, open_store
 from tasks.context import Progress, RowJob, RowResult, StepContext
-from tasks.prompt import run_row, variables_read
+from tasks.prompt import run_row, variables_in, variables_of
 from tasks.providers import Providers
 
 CHAIN = """
@@ -98,7 +98,11 @@ class Desk:
             id=self.clock.new_id(), run_id=self.run_id, step="triage", row=row, started_at=1.0
         )
         self.last = opening
-        return await run_row(self.ctx, RowJob(row, opening.id, {"inputs": {"ticket": ticket}}, opening))
+        try:
+            return await run_row(self.ctx, RowJob(row, opening.id, {"inputs": {"ticket": ticket}}, opening))
+        finally:
+            # As the executor puts the record: what was handed to the store stands there before it.
+            await self.store.aput(StepRow(run_id=self.run_id, id="triage", kind="prompt"))
 
     def keep(self, result: RowResult) -> None:
         """Write the record as the executor does."""
@@ -349,4 +353,8 @@ def test_the_variables_that_templates_read_are_found_with_their_values() -> None
         "{% for x in inputs.b %}{{ x }}{% endfor %}{{ gone | default('') }}",
     ]
 
-    assert variables_read(sources, scope) == {"inputs.a": 1, "inputs.b": [2], "triage.intent": "refund"}
+    assert variables_of(variables_in(sources), scope) == {
+        "inputs.a": 1,
+        "inputs.b": [2],
+        "triage.intent": "refund",
+    }

@@ -88,6 +88,17 @@ async def test_relative_imports_reach_the_neighbours_and_sys_path_stays(tmp_path
     assert not {"checks", "words", "shared", "lib"} & sys.modules.keys()
 
 
+async def test_a_neighbour_that_changed_since_the_chain_was_read_is_not_mixed_in(tmp_path):
+    file = chain_file(
+        tmp_path, checks="from .words import WORD\ncheck = lambda: WORD\n", words="WORD = 'hashed'\n"
+    )
+    (tmp_path / "words.py").write_text("WORD = 'edited'\n")
+    with pytest.raises(StepFailed, match=r"'words.py' has changed since .* --accept-changes"):
+        await call(file)
+    (tmp_path / "words.py").write_text("WORD = 'hashed'\n")
+    assert (await call(file)).output == {"value": "hashed"}
+
+
 async def test_a_plain_import_of_a_neighbour_is_not_found(tmp_path):
     file = chain_file(tmp_path, checks="import neighbour_words\n", neighbour_words="")
     with pytest.raises(StepFailed, match=r"ModuleNotFoundError at checks.py:1"):

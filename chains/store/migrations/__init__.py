@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from chains.store.migrations import m0001_initial
+from chains.store.migrations import m0001_initial, m0002_promises
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,4 +24,7 @@ class Migration:
     apply: Callable[[Connection], None]
 
 
-MIGRATIONS: Final = (Migration(1, "initial", m0001_initial.apply),)
+MIGRATIONS: Final = (
+    Migration(1, "initial", m0001_initial.apply),
+    Migration(2, "promises", m0002_promises.apply),
+)

@@ -1,13 +1,113 @@
-"""A store with one run and one step in it, and rows that need only what a test is about."""
+"""Stores of each kind with one run and one step in them, and rows that need only what a test is about."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from servers.postgres_server import missing, postgres_server
+from servers.s3_server import s3_server
+from sqlalchemy import create_engine, text
 
 from chains.store import AttemptRow, RecordRow, RunRow, StepRow, Store, open_store
+
+BACKENDS = ("sqlite", "postgres")  # with `-s3`: the blobs in a bucket
+BUCKET = "headrace"
+_names = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL server."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    # Not below pytest's own folder, which the server's user cannot enter.
+    with tempfile.TemporaryDirectory(prefix="headrace-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        with postgres_server(Path(folder) / "server") as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """The environment in which an S3 server with a bucket is found."""
+    with s3_server(BUCKET) as environment:
+        yield environment
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def location(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Where a new store of this kind may be made."""
+    if backend.startswith("sqlite"):
+        return str(tmp_path / "store")
+    url = f"{request.getfixturevalue('postgres')}/postgres"
+    # A schema of its own and not a database: those are 300 files each.
+    name = f"store{next(_names)}"
+    engine = create_engine(url.replace("postgresql", "postgresql+psycopg"))
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {name}"))
+    engine.dispose()
+    return f"{url}?options=-csearch_path%3D{name}"
+
+
+@pytest.fixture
+def blobs_at(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Where the blobs of a new store may lie."""
+    if not backend.endswith("-s3"):
+        return str(tmp_path / "store" / "blobs")
+    for name, value in request.getfixturevalue("s3").items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/store{next(_names)}"
+
+
+@pytest.fixture
+def again(location: str, blobs_at: str, tmp_path: Path) -> Callable[..., Store]:
+    """Opens the store of the test, also a second time."""
+
+    def reopen(**arguments) -> Store:
+        return open_store(location, home=tmp_path / "store", blobs=blobs_at, **arguments)
+
+    return reopen
+
+
+class BlobFiles:
+    """What lies behind a store's blobs, for a test to look at and to spoil."""
+
+    def __init__(self, store: Store) -> None:
+        self._place = store.blobs.place
+
+    def read(self, sha256: str) -> bytes:
+        with self._place.open(f"{sha256[:2]}/{sha256}") as file:
+            return file.read()
+
+    def write(self, sha256: str, data: bytes) -> None:
+        self._place.write(f"{sha256[:2]}/{sha256}", lambda file: file.write(data))
+
+    def remove(self, sha256: str) -> None:
+        self._place.remove(f"{sha256[:2]}/{sha256}")
+
+    def age(self, sha256: str) -> None:
+        os.utime(self._place.path(f"{sha256[:2]}/{sha256}"), (1_000_000_000, 1_000_000_000))
+
+    def all(self) -> list[str]:
+        return [name.rpartition("/")[2] for name, _ in self._place.names()]
+
+
+@pytest.fixture
+def files(store: Store) -> BlobFiles:
+    return BlobFiles(store)
 
 
 @pytest.fixture
@@ -23,8 +123,8 @@ def step_row() -> StepRow:
 
 
 @pytest.fixture
-def store(tmp_path: Path, run_row: RunRow, step_row: StepRow) -> Iterator[Store]:
-    with open_store(tmp_path / "store") as opened:
+def store(again: Callable[..., Store], run_row: RunRow, step_row: StepRow) -> Iterator[Store]:
+    with again() as opened:
         opened.put(run_row, step_row)
         yield opened
 

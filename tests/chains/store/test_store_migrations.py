@@ -5,12 +5,11 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from chains.clock import Clock
 from chains.errors import InputInvalid, StoreVersion
 from chains.store import open_store
-from chains.store.connecting import writing_engine
 from chains.store.migrating import applied, migrate
 from chains.store.migrations import MIGRATIONS, Migration
 
@@ -24,7 +23,7 @@ NEXT = (*MIGRATIONS, Migration(len(MIGRATIONS) + 1, "note", add_a_column))
 
 @pytest.fixture
 def engine(store):
-    engine = writing_engine(store.path / "headrace.db", busy_timeout=5)
+    engine = store.database.writing_engine()
     yield engine
     engine.dispose()
 
@@ -34,7 +33,12 @@ def versions(engine) -> frozenset[int]:
         return applied(connection)
 
 
-def columns(path) -> set[str]:
+def columns(store) -> set[str]:
+    with store._reading_engine().connect() as connection:
+        return {column["name"] for column in inspect(connection).get_columns("runs")}
+
+
+def columns_of(path) -> set[str]:
     connection = sqlite3.connect(path)
     found = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
     connection.close()
@@ -50,19 +54,19 @@ def test_a_new_store_gets_every_migration_and_no_copy(store, engine):
     assert list(store.path.glob("*before*")) == []
 
 
-def test_opening_again_migrates_nothing(store):
-    with open_store(store.path) as again:
-        assert again.run("run1") is not None
-        assert again.transactions == 0
+def test_opening_again_migrates_nothing(store, again):
+    with again() as reopened:
+        assert reopened.run("run1") is not None
+        assert reopened.transactions == 0
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_an_existing_store_is_copied_and_then_migrated(store, engine):
-    database = store.path / "headrace.db"
-    migrate(engine, store._reading_engine(), database, clock=Clock(), migrations=NEXT)
+    migrate(store.database, clock=Clock(), migrations=NEXT)
     assert versions(engine) == {migration.version for migration in NEXT}
-    assert "note" in columns(database)
+    assert "note" in columns(store)
     copy = store.path / f"headrace.before-{NEXT[-1].version}.db"
-    assert "note" not in columns(copy)
+    assert "note" not in columns_of(copy)
     connection = sqlite3.connect(copy)
     assert connection.execute("SELECT id FROM runs").fetchall() == [("run1",)]
     connection.close()
@@ -75,29 +79,29 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(store, engine):
 
     broken = (*MIGRATIONS, Migration(len(MIGRATIONS) + 1, "broken", fail))
     with pytest.raises(ZeroDivisionError):
-        migrate(engine, store._reading_engine(), store.path / "headrace.db", clock=Clock(), migrations=broken)
+        migrate(store.database, clock=Clock(), migrations=broken)
     assert versions(engine) == {migration.version for migration in MIGRATIONS}
-    assert "note" not in columns(store.path / "headrace.db")
+    assert "note" not in columns(store)
     assert store.verify() == []
 
 
-def test_a_store_of_a_newer_headrace_is_refused_with_both_versions(store, engine):
-    migrate(engine, store._reading_engine(), store.path / "headrace.db", clock=Clock(), migrations=NEXT)
+def test_a_store_of_a_newer_headrace_is_refused_with_both_versions(store, again):
+    migrate(store.database, clock=Clock(), migrations=NEXT)
     with pytest.raises(
         StoreVersion, match=rf"schema {len(NEXT)}; this Headrace knows up to {len(MIGRATIONS)}"
     ):
-        open_store(store.path)
+        again()
 
 
 def test_a_program_that_was_open_during_an_upgrade_writes_nothing_more(store, engine, record_row):
     store.put(record_row(0))
-    migrate(engine, store._reading_engine(), store.path / "headrace.db", clock=Clock(), migrations=NEXT)
+    migrate(store.database, clock=Clock(), migrations=NEXT)
     with pytest.raises(StoreVersion):
         store.put(record_row(1))
     assert [record.row for record in store.records("run1")] == [0]
 
 
-@pytest.mark.parametrize("location", ["postgresql://host/db", "s3://bucket", "a\0b"])
+@pytest.mark.parametrize("location", ["mysql://host/db", "s3://bucket", "a\0b"])
 def test_a_location_that_is_no_folder_is_refused(location):
     with pytest.raises(InputInvalid, match="no folder"):
         open_store(location)

@@ -71,10 +71,10 @@ def test_a_record_is_found_by_its_whole_position(store, record_row):
     assert store.record("run1", "triage", 0, item=1, sample=2) is None
 
 
-def test_reading_without_payloads_opens_no_blob(store, record_row, attempt_row):
+def test_reading_without_payloads_opens_no_blob(store, record_row, attempt_row, files):
     store.put(record_row(output=b"x" * 70_000), attempt_row(request=b"y" * 70_000))
-    for path in list(store.blobs.listed()):
-        path.unlink()
+    for sha in files.all():
+        files.remove(sha)
     [record] = store.records("run1", payloads=False)
     assert record.output is UNREAD and record.id == "record-0"
     assert store.attempts("record-0", payloads=False)[0].request is UNREAD
@@ -112,11 +112,11 @@ def test_a_record_reused_from_one_that_is_gone_is_not_reused_again(store, record
     assert store.reusable([key])[key].id == "record-2"
 
 
-def test_a_record_whose_blob_is_damaged_is_not_reused(store, record_row):
+def test_a_record_whose_blob_is_damaged_is_not_reused(store, record_row, files):
     key = "k" * 64
     store.put(record_row(0, value_key=key, output=b"x" * 70_000))
-    [path] = store.blobs.listed()
-    path.write_bytes(path.read_bytes()[:-9])
+    [sha] = files.all()
+    files.write(sha, files.read(sha)[:-9])
     assert store.reusable([key]) == {}
 
 
@@ -197,3 +197,18 @@ def test_closing_what_is_lost_leaves_other_runs_alone(store, run_row, step_row, 
 def test_a_run_that_goes_on_after_closing_has_no_end(store):
     store.close_lost("run1", "running")
     assert (store.run("run1").status, store.run("run1").finished_at) == ("running", None)
+
+
+def test_outputs_are_read_by_row_whether_they_are_blobs_or_not(store, record_row):
+    store.put(
+        record_row(0, output=b"short"),
+        record_row(1, output=b"z" * 70_000),
+        record_row(2, status="failed", output=None),
+        record_row(3, output=b"not asked for"),
+    )
+    assert store.outputs("run1", "triage", range(3)) == {
+        0: ("ok", b"short"),
+        1: ("ok", b"z" * 70_000),
+        2: ("failed", None),
+    }
+    assert store.outputs("run1", "absent", range(3)) == {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,10 @@ async def test_a_collection_is_opened_once_and_closed_with_the_run(opened: Any, 
         ({"url": "http://127.0.0.1:9"}, {}, ConnectionFailed, "cannot be reached"),
         ({"url": "http://169.254.169.254:6333"}, {}, Refused, "never called"),
         ({"url": "http://user:pass@127.0.0.1:6333"}, {}, EnvironmentLacks, "carries a user name"),
-        ({"url": "{{ env.QDRANT }}"}, {}, EnvironmentLacks, "variable QDRANT is not set"),
+        ({"url": "{{ env.QDRANT_URL }}"}, {}, EnvironmentLacks, "variable QDRANT_URL is not set"),
         (
-            {"url": "{{ env.QDRANT }}"},
-            {"QDRANT": "http://127.0.0.1:9"},
+            {"url": "{{ env.QDRANT_URL }}"},
+            {"QDRANT_URL": "http://127.0.0.1:9"},
             ConnectionFailed,
             "cannot be reached",
         ),
@@ -72,4 +73,14 @@ async def test_a_server_that_settings_do_not_allow_is_refused(opened: Any) -> No
         settings=Settings(allowed_hosts=("api.openai.com",)), url="http://qdrant.acme.test:6333"
     )
     with pytest.raises(Refused, match="HEADRACE_ALLOWED_HOSTS"):
+        await collections.get("handbook").count()
+
+
+async def test_a_name_that_leads_to_a_metadata_address_is_not_connected_to(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 6333))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    collections = opened(url="http://qdrant.acme.test:6333")
+    with pytest.raises(Refused, match="leads to a link-local or metadata address"):
         await collections.get("handbook").count()

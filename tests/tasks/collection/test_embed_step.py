@@ -59,6 +59,17 @@ async def test_nothing_changed_is_reused_without_a_call(bench: Any) -> None:
     assert bench.store.attempts("run2-0") == []
 
 
+@pytest.mark.parametrize("mode", ["never", "refresh"])
+async def test_documents_are_embedded_anew_where_the_step_says_so(bench: Any, mode: str) -> None:
+    write(bench, returns=RETURNS)
+    first = await bench.step(STEP)
+    again = await bench.step({**STEP, "cache": mode})
+
+    assert again.reused_from is None
+    assert again.output["embedded"] == again.output["chunks"] == first.output["chunks"]
+    assert (again.value_key is None) is (mode == "never")
+
+
 async def test_only_what_changed_is_embedded_and_what_is_gone_is_removed(bench: Any) -> None:
     write(bench, returns=RETURNS, shipping=SHIPPING)
     await bench.step(STEP)

@@ -60,6 +60,17 @@ async def test_a_query_over_the_same_content_is_reused_without_a_call(bench: Any
     assert wider.reused_from is None and len(wider.output["hits"]) == 3
 
 
+async def test_with_cache_never_every_row_is_searched_for_itself(bench: Any) -> None:
+    await fill(bench)
+    again = {**STEP, "cache": "never"}
+    [first] = await bench.step(again, ask("Can I get a refund?"))
+    [second] = await bench.step(again, ask("Can I get a refund?"))
+
+    assert first.value_key is None and second.reused_from is None
+    assert first.output == second.output
+    assert len(bench.store.attempts("run3-1")) == 1
+
+
 async def test_new_content_is_searched_again(bench: Any) -> None:
     await fill(bench)
     [first] = await bench.step(STEP, ask("Can I get a refund?"))

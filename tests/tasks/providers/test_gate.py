@@ -48,6 +48,32 @@ async def test_a_pause_holds_everybody_and_then_lets_one_go_first() -> None:
     assert entered == list(range(6))
 
 
+@pytest.mark.parametrize(("refused", "first"), [(1, 12), (12, 1)])
+async def test_after_a_pause_the_gate_is_as_wide_as_before_where_most_calls_were_answered(
+    refused: int, first: int
+) -> None:
+    gate, entered, done = Gate(12), [], asyncio.Event()
+
+    async def under_way(number: int) -> None:
+        async with gate.enter():
+            await asyncio.sleep(0.002)
+        gate.pause(0.03) if number < refused else gate.widen()
+
+    async def later() -> None:
+        async with gate.enter():
+            entered.append(1)
+            await done.wait()
+
+    await asyncio.gather(*(under_way(number) for number in range(12)))
+    callers = [asyncio.create_task(later()) for _ in range(16)]
+    await asyncio.sleep(0.01)
+    assert entered == []
+    await asyncio.sleep(0.04)
+    assert len(entered) == first
+    done.set()
+    await asyncio.gather(*callers)
+
+
 async def test_callers_with_more_tries_behind_them_go_first() -> None:
     gate, order = Gate(1), []
 

@@ -8,11 +8,12 @@ import socket
 
 import pytest
 
-from chains.errors import EnvironmentLacks, Refused
+from chains.errors import ConnectionFailed, EnvironmentLacks, Refused
 from tasks.providers.network import (
     DeniedAddress,
     GuardedResolver,
     certificates,
+    check_addresses,
     check_host,
     is_denied,
     is_loopback,
@@ -45,7 +46,21 @@ def test_other_addresses_are_not_denied(text: str) -> None:
     assert not is_denied(ipaddress.ip_address(text))
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "fe80::1%eth0", "metadata.google.internal", "METADATA"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "2852039166",
+        "169.254.43518",
+        "169.16689662",
+        "0xa9fea9fe",
+        "0251.0376.0251.0376",
+        "169.254.169.254.",
+        "fe80::1%eth0",
+        "metadata.google.internal",
+        "METADATA",
+    ],
+)
 def test_a_metadata_host_is_refused_even_when_the_settings_allow_it(host: str) -> None:
     with pytest.raises(Refused, match="never called"):
         check_host(host, (host, "*"), "model 'm'")
@@ -86,7 +101,29 @@ def test_a_secret_in_the_address_is_refused_and_not_repeated(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["169%2e254.169.254", "①⑥⑨.254.169.254", "a_b%00", "[::1%25lo]x"])
+def test_a_host_that_can_be_read_in_two_ways_is_refused(host: str) -> None:
+    with pytest.raises(EnvironmentLacks):
+        split_url(f"http://{host}/v1", "model 'm'")
+
+
+def test_every_address_of_a_name_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.7", 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    check_addresses("two-faced.example", 80, "collection 'c'")
+
+    found.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80)))
+    with pytest.raises(Refused, match=r"collection 'c'.*leads to"):
+        check_addresses("two-faced.example", 80, "collection 'c'")
+
+
+def test_a_name_that_leads_nowhere_is_a_failed_connection() -> None:
+    with pytest.raises(ConnectionFailed, match="no-such-host"):
+        check_addresses("no-such-host.invalid", 80, "collection 'c'")
+
+
 def test_loopback_is_this_machine_only() -> None:
+    assert is_loopback("127.1") and is_loopback("2130706433")
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("10.0.0.1") and not is_loopback("localhost.evil.example")
 

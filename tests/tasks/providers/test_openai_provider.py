@@ -46,8 +46,10 @@ async def opened() -> AsyncIterator[Open]:
     def begin(
         url: str, *, env: dict[str, str] | None = None, settings: dict[str, Any] | None = None, **model: Any
     ):
+        if env is None:
+            env = {"SHOP_API_KEY": KEY}
+            model.setdefault("api_key", "{{ env.SHOP_API_KEY }}")
         part = Model(provider="openai", model=model.pop("model", "test-model"), base_url=url, **model)
-        env = {"OPENAI_API_KEY": KEY} if env is None else env
         made.append(Providers({"m": part}, store=None, settings=Settings(**(settings or {})), env=env))
         return made[-1].get("m")
 
@@ -314,7 +316,8 @@ async def test_the_text_of_a_completion_is_read(opened: Open, choice: Any, text:
 async def test_key_organisation_and_project_go_into_headers_only(serve: Any, opened: Open) -> None:
     server = serve()
     env = {"MY_KEY": KEY, "OPENAI_ORG_ID": "org-1", "OPENAI_PROJECT_ID": "proj-2"}
-    provider = opened(server.url, env=env, api_key="{{ env.MY_KEY }}")
+    settings = {"allowed_hosts": ("127.0.0.1",)}
+    provider = opened(server.url, env=env, settings=settings, api_key="{{ env.MY_KEY }}")
 
     await ask(provider)
 
@@ -322,6 +325,76 @@ async def test_key_organisation_and_project_go_into_headers_only(serve: Any, ope
     assert line["key_sha256"] == hashlib.sha256(f"Bearer {KEY}".encode()).hexdigest()
     assert (line["headers"]["openai-organization"], line["headers"]["openai-project"]) == ("org-1", "proj-2")
     assert KEY not in str(line) + repr(provider) + str(provider.identity)
+
+
+async def test_organisation_and_project_of_the_model_go_before_those_of_the_environment(
+    serve: Any, opened: Open
+) -> None:
+    server = serve()
+    env = {"OPENAI_ORG_ID": "org-env", "OPENAI_PROJECT_ID": "proj-env", "ORG": "org-2", "OPENAI_API_KEY": KEY}
+
+    settings = {"allowed_hosts": ("127.0.0.1",)}
+    await ask(opened(server.url, env=env, settings=settings, organization="{{ env.ORG }}"))
+
+    headers = server.ledger()[0]["headers"]
+    assert (headers["openai-organization"], headers["openai-project"]) == ("org-2", "proj-env")
+
+
+async def test_headers_of_a_model_are_sent_and_their_secrets_never_come_back(
+    serve: Any, opened: Open
+) -> None:
+    server = serve({"fault": "status", "status": 400, "message": "token gw-canary-0815 is unknown"})
+    headers = {"X-Team": "support", "X-Token": "{{ env.TOKEN }}", "user-agent": "shop/1"}
+    provider = opened(server.url, env={"TOKEN": "gw-canary-0815"}, headers=headers)
+
+    reply = await ask(provider)
+
+    sent = server.ledger()[0]["headers"]
+    assert (sent["x-team"], sent["x-token"], sent["user-agent"]) == ("support", "gw-canary-0815", "shop/1")
+    assert b"gw-canary" not in reply.body and b"[key removed]" in reply.body
+    assert "gw-canary" not in f"{reply!r} {provider!r} {provider.identity} {reply.failure}"
+    assert provider.identity["headers"] == headers
+
+
+async def test_an_azure_deployment_gets_its_version_and_key_where_azure_wants_them(
+    serve: Any, opened: Open
+) -> None:
+    server = serve()
+    url = server.url.removesuffix("/v1") + "/openai/deployments/support"
+    env, key = {"AZURE_OPENAI_API_KEY": KEY}, "{{ env.AZURE_OPENAI_API_KEY }}"
+    provider = opened(url, env=env, api_key=key, api_version="2024-10-21")
+
+    completion = provider.read_chat(await ask(provider))
+    await provider.send_embed(provider.embed_request(["a"]), timeout=5)
+
+    chat, embed = server.ledger()
+    assert completion.text.endswith("Grüße, 世界 🌍")
+    assert chat["path"] == "/openai/deployments/support/chat/completions"
+    assert embed["path"] == "/openai/deployments/support/embeddings"
+    assert chat["query"] == embed["query"] == "api-version=2024-10-21"
+    # The key by itself, not as `Bearer KEY`.
+    assert chat["key_sha256"] == hashlib.sha256(KEY.encode()).hexdigest()
+    assert provider.identity["api_version"] == "2024-10-21"
+
+
+async def test_identities_without_headers_or_version_are_what_they_were(opened: Open) -> None:
+    assert {"headers", "api_version"}.isdisjoint(opened("http://127.0.0.1:9/v1").identity)
+
+
+async def test_a_proxy_of_the_environment_is_used_except_for_this_machine(
+    serve: Any, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    proxy = server.url.removesuffix("/v1")
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    await ask(opened("http://llm.invalid/v1"))
+    assert server.ledger()[0]["headers"]["host"] == "llm.invalid"
+
+    await ask(opened(server.url))
+    assert server.ledger()[1]["headers"]["host"] == proxy.removeprefix("http://")
 
 
 async def test_a_server_on_this_machine_needs_no_key(serve: Any, opened: Open) -> None:
@@ -335,13 +408,20 @@ async def test_a_server_on_this_machine_needs_no_key(serve: Any, opened: Open) -
 @pytest.mark.parametrize(
     ("model", "env", "text"),
     [
-        ({"base_url": "https://llm.example/v1"}, {}, "OPENAI_API_KEY is not set"),
+        ({"base_url": "https://llm.example/v1"}, {}, "belongs to api.openai.com and is not sent"),
         ({}, {"OPENAI_API_KEY": ""}, "OPENAI_API_KEY is not set"),
-        ({"api_key": "{{ env.OTHER }}", "base_url": "http://127.0.0.1:1/v1"}, {}, "OTHER is not set"),
+        ({"api_key": "{{ env.OTHER_KEY }}", "base_url": "http://127.0.0.1:1/v1"}, {}, "OTHER_KEY is not set"),
         ({"api_key": "sk-written-out"}, {}, "api_key is written out"),
         ({"api_key": "{{ inputs.key }}"}, {}, r"only '{{ env.NAME }}'"),
         ({}, {"OPENAI_API_KEY": KEY + "\nX-Evil: 1"}, "no key has"),
         ({"base_url": "{{ env.HOST_URL }}"}, {"OPENAI_API_KEY": KEY}, "HOST_URL is not set"),
+        ({"headers": {"X-A": "{{ env.A_TOKEN }}"}}, {"OPENAI_API_KEY": KEY}, "A_TOKEN is not set"),
+        ({"headers": {"X": "{{ env.A_KEY }}"}}, {"OPENAI_API_KEY": KEY, "A_KEY": "a\nX: 1"}, "no header may"),
+        (
+            {"api_version": "1", "base_url": "https://a.openai.azure.com/d"},
+            {},
+            "AZURE_OPENAI_API_KEY is not set",
+        ),
         ({"base_url": "ftp://x"}, {"OPENAI_API_KEY": KEY}, "base_url"),
         ({"base_url": "http://169.254.169.254/v1"}, {"OPENAI_API_KEY": KEY}, "never called"),
     ],
@@ -381,10 +461,18 @@ async def test_weights_that_are_not_there_are_told_and_a_model_of_the_store_is_n
 async def test_models_with_one_address_and_key_share_their_connections() -> None:
     part = Model(provider="openai", model="x", base_url="http://127.0.0.1:1/v1")
     providers = Providers(
-        {"a": part, "b": part.model_copy(update={"model": "y"})}, store=None, settings=Settings(), env={}
+        {
+            "a": part,
+            "b": part.model_copy(update={"model": "y"}),
+            "c": part.model_copy(update={"headers": {"X-Team": "c"}}),
+        },
+        store=None,
+        settings=Settings(),
+        env={},
     )
 
     assert providers.get("a")._endpoint is providers.get("b")._endpoint
+    assert providers.get("a")._endpoint is not providers.get("c")._endpoint
     assert providers.gate("a") is not providers.gate("b")
     assert providers.get("a").identity != providers.get("b").identity
 

@@ -1,0 +1,47 @@
+"""Headrace through its own API, everything kept: as plain calls, or with `--prefect` as its flow."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from contending import arguments, contend
+from workload import write_chain
+
+from chains.settings import Settings
+from chains.store import open_store
+from flows.executor import Direct, execute
+from flows.prepared import PreparedRun, RunRequest, prepare
+
+
+def run(data: Path) -> None:
+    request = RunRequest(chain=str(chain), data=str(data))
+    prepared = prepare(request, store=store, settings=settings)
+    result = asyncio.run(through_prefect(prepared, data) if given.prefect else directly(prepared))
+    assert result["status"] == "ok", result
+
+
+async def directly(prepared: PreparedRun) -> dict[str, Any]:
+    return await execute(prepared, Direct())
+
+
+async def through_prefect(prepared: PreparedRun, data: Path) -> dict[str, Any]:
+    from flows.progress import ignore
+    from flows.run_chain import hand_over, run_chain
+
+    hand_over(prepared, ignore)
+    return await run_chain(chain=str(chain), data=str(data), run_id=prepared.run_id)
+
+
+given = arguments()
+settings = Settings(**({"shard_rows": given.shard_rows} if given.shard_rows else {}))
+chain = write_chain(
+    given.folder / "chain.yaml",
+    steps=given.steps,
+    url=given.url,
+    concurrency=given.concurrency,
+    temperature=given.temperature,
+)
+with open_store(given.store or given.folder / "store") as store:
+    contend(given, run)
