@@ -85,7 +85,8 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         "version": version,
         **_metrics(result),
     }
-    return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=result.tokens)
+    # Training runs on this machine: it takes time and costs no money.
+    return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=result.tokens, cost_micro=0)
 
 
 def _base(ctx: StepContext, step: FinetuneStep) -> Base | None:
