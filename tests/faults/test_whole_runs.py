@@ -205,6 +205,7 @@ def test_a_prefect_server_that_goes_away_in_a_run_costs_no_answer(
     line = Line(urlsplit(prefect_url).port or 0)
     golden.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{line.port}/api"
     golden.environment["PREFECT_HOME"] = str(golden.folder / "prefect")
+    golden.environment["PREFECT_CLIENT_MAX_RETRIES"] = "3"  # 14 s in all for each request, and not a minute
     arguments = [argument for argument in golden.command("run") if argument != "--direct"]
     process = golden.start(*arguments)
     try:
