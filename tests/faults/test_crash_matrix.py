@@ -122,9 +122,15 @@ def finished(servers: Servers, folder: Path, crashes: tuple[Crash, ...]) -> Gold
 
 @pytest.fixture(scope="module")
 def golden_of(
-    request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    servers: Servers,
+    uncrashed: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[tuple[Crash, ...]], Golden]]:
-    """Cause all crashes that are asked for, a few at a time; give the run that went through one."""
+    """Cause all crashes that are asked for, a few at a time; give the run that went through one.
+
+    The uncrashed run comes first: while there are crashes to cause, no server is free for it.
+    """
     wanted = [
         item.callspec.params["crashes"]
         for item in request.session.items

@@ -101,6 +101,7 @@ clock.Clock.now = lambda self: now(self) + (%d if next(numbers) > 40 else 0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_clock_that_jumps_in_a_run_changes_no_answer_and_shows_no_negative_time(
     make: Make, hours: int
@@ -205,6 +206,7 @@ def test_a_prefect_server_that_goes_away_in_a_run_costs_no_answer(
     line = Line(urlsplit(prefect_url).port or 0)
     golden.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{line.port}/api"
     golden.environment["PREFECT_HOME"] = str(golden.folder / "prefect")
+    golden.environment["PREFECT_CLIENT_MAX_RETRIES"] = "3"  # 14 s in all for each request, and not a minute
     arguments = [argument for argument in golden.command("run") if argument != "--direct"]
     process = golden.start(*arguments)
     try:
@@ -231,6 +233,7 @@ def test_a_prefect_server_that_goes_away_in_a_run_costs_no_answer(
         assert golden.look("SELECT count(*) FROM attempts WHERE state = 'ambiguous'")[0] >= repeated
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_runs_are_listed_and_pruned_in_bounded_time(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         first = RunRow(id="first", chain="c", chain_hash="h", source=b"x", status="ok", started_at=1.0)
