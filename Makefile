@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast lint bench docs wheel clean
+.PHONY: help demo test test-slow lint bench docs wheel clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,11 +26,11 @@ $(TOOLS): $(RUNTIME)
 demo: $(RUNTIME)  ## Run the shipped chain on 200 held-out tickets, offline
 	@$(BIN)/headrace demo
 
-test: $(TOOLS)  ## Run all tests
-	$(BIN)/pytest -q
-
-test-fast: $(TOOLS)  ## Run the tests that take no more than a few seconds each
+test: $(TOOLS)  ## Run the tests, but for those marked slow
 	$(BIN)/pytest -q -m 'not slow'
+
+test-slow: $(TOOLS)  ## Run the tests marked slow
+	$(BIN)/pytest -q -m slow --timeout 600
 
 lint: $(TOOLS)  ## Check style, types and import contracts
 	$(BIN)/ruff check .

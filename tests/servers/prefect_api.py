@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 from typing import Any
 
 
 def ask(url: str, path: str, body: dict[str, Any]) -> Any:
-    """POST to the Prefect API and return its JSON."""
+    """POST to the Prefect API and return its JSON; it answers 503 while its SQLite is locked."""
     request = urllib.request.Request(
         f"{url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        return json.loads(reply.read())
+    for _ in range(20):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as reply:
+                return json.loads(reply.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            time.sleep(0.5)
+    raise AssertionError(f"the Prefect API is busy: {path}")
 
 
 def flow_run(url: str, run_id: str) -> dict[str, Any]:
