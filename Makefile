@@ -27,10 +27,10 @@ demo: $(RUNTIME)  ## Run the shipped chain on 200 held-out tickets, offline
 	@$(BIN)/headrace demo
 
 test: $(TOOLS)  ## Run the tests, but for those marked slow
-	$(BIN)/pytest -q -m 'not slow'
+	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow'
 
 test-slow: $(TOOLS)  ## Run the tests marked slow
-	$(BIN)/pytest -q -m slow --timeout 600
+	$(BIN)/pytest -q -n 2 --dist loadfile -m slow --timeout 600
 
 lint: $(TOOLS)  ## Check style, types and import contracts
 	$(BIN)/ruff check .

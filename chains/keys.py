@@ -128,6 +128,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         "prompt": "as the rendered messages",
         "model": "as the provider's identity",
         "output": "as the JSON Schema that it stands for",
+        "on_length": "decides whether half an answer is one",
     },
     EmbedStep: {
         "embed": "as the texts or the hashes of the documents",

@@ -293,6 +293,9 @@ class PromptStep(CallingStep):
     """What the answer must look like: a short form of JSON Schema, a JSON Schema file, or `module:Class`."""
     reask: int = Field(default=0, ge=0, le=10)
     """How often an answer that does not fit `output:` is asked for again, with the error."""
+    on_length: Literal["fail", "accept"] = "fail"
+    """What an answer is that stopped at the token limit: a failed row, or an answer whose
+    `finish_reason` is `length`."""
 
     @field_validator("prompt")
     @classmethod

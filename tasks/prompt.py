@@ -54,6 +54,7 @@ class _Prepared:
     parts: list[tuple[str, str]]
     variables: list[tuple[str, ...]]
     form: _Form | None
+    accepts_length: bool
 
 
 async def _prepared(ctx: StepContext) -> _Prepared:
@@ -78,6 +79,7 @@ async def _prepare(ctx: StepContext) -> _Prepared:
         parts=parts,
         variables=variables_in([source for _, source in parts]),
         form=await _form_of(ctx, step),
+        accepts_length=step.on_length == "accept",
     )
 
 
@@ -152,7 +154,14 @@ def _question(ctx: StepContext, prepared: _Prepared, messages: list[dict[str, st
     """Return what decides the answer."""
     provider, form = prepared.provider, prepared.form
     schema = form.schema if form is not None else None
-    parts = {"messages": messages, "model": provider.identity, "schema": schema, "sample": 0}
+    parts: dict[str, Any] = {
+        "messages": messages,
+        "model": provider.identity,
+        "schema": schema,
+        "sample": 0,
+    }
+    if prepared.accepts_length:  # half an answer is none to a step that does not say so
+        parts["on_length"] = "accept"
     return question(ctx, "prompt", parts, same=provider.deterministic)
 
 
@@ -167,7 +176,7 @@ async def _ask(  # noqa: PLR0917 - what one row asks, and for whom
     step = ctx.step
     assert isinstance(step, PromptStep)
     caller = caller_for(ctx, job, prepared.model, claim=claim)
-    asking = _Asking(prepared.provider, prepared.form)
+    asking = _Asking(prepared)
     history: list[str] = []
     for asked in range(step.reask + 1):
         try:
@@ -191,9 +200,10 @@ async def _ask(  # noqa: PLR0917 - what one row asks, and for whom
 class _Asking:
     """One question to one model, with the last answer that it got."""
 
-    def __init__(self, provider: Provider, form: _Form | None) -> None:
-        self._provider = provider
-        self._form = form
+    def __init__(self, prepared: _Prepared) -> None:
+        self._provider = prepared.provider
+        self._form = prepared.form
+        self._accepts_length = prepared.accepts_length
         self._last: Completion | None = None
 
     async def ask(
@@ -213,11 +223,11 @@ class _Asking:
     def _read(self, reply: Reply) -> tuple[Completion, Any]:
         # Here and not after the call, so that the attempt itself says what was wrong with its answer.
         completion = self._last = self._provider.read_chat(reply)
-        if completion.finish_reason == "length":
+        if completion.finish_reason == "length" and not self._accepts_length:
             count = completion.tokens_out or "an unknown number of"
             raise OutputTruncated(
                 f"the answer stopped at the token limit, after {count} tokens.",
-                hint="Raise `max_tokens` of the model, or ask for less.",
+                hint="Raise `max_tokens` of the model, ask for less, or say `on_length: accept`.",
             )
         if self._form is None:
             return completion, None

@@ -61,6 +61,7 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "model": "two",
         "output": {"a": "integer"},
         "reask": 3,
+        "on_length": "accept",
     },
     spec.EmbedStep: {**CALLING, "embed": "b.md", "into": "other", "chunk": {"tokens": 99}, "model": None},
     spec.RetrieveStep: {

@@ -251,6 +251,14 @@ async def test_a_truncated_answer_fails_and_is_kept(desk: Any) -> None:
     assert json.loads(attempt.response)["choices"][0]["finish_reason"] == "length"
 
 
+async def test_a_truncated_answer_is_one_where_the_step_accepts_it(desk: Any) -> None:
+    one, _ = desk({"fault": "changed", "finish_reason": "length"}, step="    on_length: accept\n")
+
+    result = await one.run()
+
+    assert result.output["finish_reason"] == "length" and result.output["text"]
+
+
 async def test_a_refusal_is_no_answer(desk: Any) -> None:
     one, _ = desk({"fault": "changed", "message": {"content": None, "refusal": "I will not."}})
 
