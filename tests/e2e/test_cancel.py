@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -24,6 +25,23 @@ def wait_for_calls(desk, count: int, process: subprocess.Popen[bytes]) -> None:
     while desk.sent() < count:
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.02)
+
+
+def pause_between_writes(desk, process: subprocess.Popen[bytes]) -> None:
+    """Pause a process at a moment when it does not hold the database's write lock."""
+    for _ in range(100):
+        process.send_signal(signal.SIGSTOP)
+        connection = sqlite3.connect(desk.store / "headrace.db", timeout=0.05)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+            return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.005)
+        finally:
+            connection.close()
+    raise AssertionError("the process was never without the lock")
 
 
 def run_row(desk) -> RunRow:
@@ -101,7 +119,7 @@ def test_a_paused_process_whose_run_was_taken_over_writes_no_more(make_desk: Cal
     desk = make_desk(latency=0.25)
     process = desk.start("run", str(desk.chain), "--data", str(desk.tickets(40)), "--direct")
     wait_for_calls(desk, 8, process)
-    process.send_signal(signal.SIGSTOP)
+    pause_between_writes(desk, process)
     run = run_row(desk)
     with open_store(desk.store, clock=Later()) as later:
         assert [lost.id for lost in close_lost_runs(later, Later())] == [run.id]
