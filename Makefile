@@ -26,11 +26,12 @@ $(TOOLS): $(RUNTIME)
 demo: $(RUNTIME)  ## Run the shipped chain on 200 held-out tickets, offline
 	@$(BIN)/headrace demo
 
+# Two workers for two cores, each with one thread for its models.
 test: $(TOOLS)  ## Run the tests, but for those marked slow
-	$(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow'
 
 test-slow: $(TOOLS)  ## Run the tests marked slow
-	$(BIN)/pytest -q -n 2 --dist loadfile -m slow --timeout 600
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m slow --timeout 600
 
 lint: $(TOOLS)  ## Check style, types and import contracts
 	$(BIN)/ruff check .
