@@ -41,7 +41,7 @@ async def test_vectors_are_those_of_sentence_transformers(open_model: Any) -> No
 async def test_another_layout_goes_through_sentence_transformers(open_model: Any, tmp_path: Path) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense
+    from sentence_transformers.sentence_transformer.modules import Dense
 
     from tasks.embedders import layout_of
     from tasks.providers.weights import find_weights
