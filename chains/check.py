@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chains.check_references import (
     Subject,
@@ -41,9 +41,6 @@ from chains.spec import (
 from chains.suggest import did_you_mean, shown
 from chains.templates import has_expression
 from chains.usage import missing_environment, warnings
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Subject", "check", "missing_environment", "warnings"]
 
