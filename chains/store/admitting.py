@@ -137,22 +137,26 @@ class Admission:
         claims = {index: guard.claim for index, guard in guards.items() if guard.claim is not None}
         if not claims:
             return
+        now = lease_now()
+        got = claiming.take(self._connection, list(claims.values()), now)
+        others = claiming.live(self._connection, [c.key for c in claims.values() if c.key not in got], now)
+        # Looked for once the claims are held: who had them may have finished while this waited for them.
         known = [claim.key for claim in claims.values() if not claim.anew]
         done = claiming.answered(self._connection, known) if known else {}
+        needless = set()
         for index, claim in claims.items():
             if not claim.anew and claim.key in done:
                 self.answers[index] = Verdict(False, done=done[claim.key])
-        now = lease_now()
-        wanted = {index: claim for index, claim in claims.items() if self.answers[index] is None}
-        got = claiming.take(self._connection, list(wanted.values()), now)
-        others = claiming.live(self._connection, [c.key for c in wanted.values() if c.key not in got], now)
-        for index, claim in wanted.items():
+                needless.add(claim.key)
+                continue
             fence = got.pop(claim.key, None)
             if fence is None:
                 # A key that is wanted twice in one transaction goes to the first.
                 self.answers[index] = Verdict(False, claimed_by=others.get(claim.key, claim.holder))
             else:
                 self.answers[index] = Verdict(True, fence=fence)
+        if needless & got.keys():
+            claiming.give_back(self._connection, sorted(needless & got.keys()))
 
     def _check_limits(self, guards: Mapping[int, Guard], settlements: Sequence[Settlement]) -> None:
         limits = [limit for settlement in settlements for limit in settlement.limits]

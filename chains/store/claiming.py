@@ -112,9 +112,10 @@ def live(connection: Connection, keys: Sequence[str], now: float) -> dict[str, s
 
 
 def fences(connection: Connection, keys: Sequence[str]) -> Mapping[str, int]:
-    """Return the fences of claims, ended or not; a key that nobody has is left out."""
+    """Return the fences of claims, ended or not, and keep them so until the transaction ends."""
     table = schema.claims
-    found = connection.execute(select(table.c.key, table.c.fence).where(table.c.key.in_(list(keys))))
+    query = select(table.c.key, table.c.fence).where(table.c.key.in_(list(keys)))
+    found = connection.execute(query.order_by(table.c.key).with_for_update())
     return {key: fence for key, fence in found}
 
 

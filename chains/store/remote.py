@@ -122,7 +122,8 @@ def _connected(url: str) -> tuple[Any, str]:
 
     scheme = url.partition("://")[0]
     try:
-        filesystem, root = fsspec.url_to_fs(url, use_listings_cache=False)
+        # One of its own: a shared one may have been made with other keys, or for another server.
+        filesystem, root = fsspec.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
         raise EnvironmentLacks(
             f"Blobs at {scheme}:// need a package that is not installed.",

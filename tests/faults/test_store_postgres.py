@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 from servers.postgres_server import missing, postgres_server, restart
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from chains import failpoints
 from chains.errors import EnvironmentLacks, HeadraceError, StoreBusy, StoreConflict
-from chains.store import RecordRow, RunRow, StepRow, open_store
+from chains.store import AttemptRow, Claim, RecordRow, RunRow, StepRow, Verdict, open_store
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
@@ -117,6 +117,52 @@ def test_three_processes_that_want_the_same_pay_for_each_answer_once(store, loca
     assert store.spent("run:run1").calls == 60
     assert store.spent("day:2026-01-31").cost_micro == 300
     assert store.verify() == []
+
+
+def test_who_waited_for_a_claim_sees_the_answer_that_its_holder_wrote(store, location):
+    """The holder writes its record and gives the claim back in one transaction; another waits for its row."""
+    key = "k" * 64
+    engine = create_engine(location.replace("postgresql", "postgresql+psycopg"))
+
+    async def main() -> tuple[Verdict, Verdict]:
+        mine = record_of("mine", key)
+        first = await store.begin_attempt(mine, intent_of(mine), claim=Claim(key, "first"))
+        with engine.begin() as holder:
+            holder.execute(text("UPDATE records SET status = 'ok' WHERE id = 'mine'"))
+            holder.execute(text("DELETE FROM claims WHERE key = :key"), {"key": key})
+            other = record_of("other", key, row=1)
+            asking = asyncio.create_task(
+                store.begin_attempt(other, intent_of(other), claim=Claim(key, "second"))
+            )
+            await asyncio.to_thread(wait_for_a_lock, engine)
+        return first, await asking
+
+    first, second = asyncio.run(main())
+    assert first.allowed and first.fence
+    assert (second.allowed, second.done) == (False, "mine")
+    assert store.claimed_by(key) is None
+    engine.dispose()
+
+
+def record_of(name: str, key: str, row: int = 0) -> RecordRow:
+    return RecordRow(id=name, run_id="run1", step="a", row=row, value_key=key)
+
+
+def intent_of(record: RecordRow) -> AttemptRow:
+    return AttemptRow(
+        id=record.id, record_id=record.id, run_id="run1", step="a", number=1, started_at=1.0
+    )
+
+
+def wait_for_a_lock(engine: Engine) -> None:
+    query = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with engine.connect() as connection:
+            if connection.execute(query).scalar_one():
+                return
+        time.sleep(0.02)
+    raise AssertionError("nobody waits for a lock")
 
 
 def test_a_shared_budget_is_not_passed_by_any_process(store, location, tmp_path):

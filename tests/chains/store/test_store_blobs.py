@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 
 import pytest
 
@@ -211,3 +212,13 @@ def test_blobs_may_lie_in_another_folder(tmp_path):
     assert (tmp_path / "elsewhere" / sha[:2] / sha).exists()
     with open_store(tmp_path / "store", blobs=str(tmp_path / "elsewhere")) as store:
         assert store.get_blob(sha) == BIG
+
+
+@pytest.mark.parametrize("backend", ["sqlite-s3"], indirect=True)
+def test_a_place_opened_later_is_on_the_server_that_is_configured_then(store, blobs_at, tmp_path, monkeypatch):
+    store.put_blob(BIG)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(EnvironmentLacks, match="cannot be reached"):
+            open_store(tmp_path / "other", blobs=f"{blobs_at}-other").put_blob(BIG)
