@@ -149,9 +149,7 @@ def record_of(name: str, key: str, row: int = 0) -> RecordRow:
 
 
 def intent_of(record: RecordRow) -> AttemptRow:
-    return AttemptRow(
-        id=record.id, record_id=record.id, run_id="run1", step="a", number=1, started_at=1.0
-    )
+    return AttemptRow(id=record.id, record_id=record.id, run_id="run1", step="a", number=1, started_at=1.0)
 
 
 def wait_for_a_lock(engine: Engine) -> None:

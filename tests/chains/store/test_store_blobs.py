@@ -215,7 +215,7 @@ def test_blobs_may_lie_in_another_folder(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["sqlite-s3"], indirect=True)
-def test_a_place_opened_later_is_on_the_server_that_is_configured_then(store, blobs_at, tmp_path, monkeypatch):
+def test_a_place_opened_later_is_on_the_server_configured_then(store, blobs_at, tmp_path, monkeypatch):
     store.put_blob(BIG)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
