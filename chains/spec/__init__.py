@@ -1,0 +1,100 @@
+"""What a chain file may say: pydantic models for a chain and its parts.
+
+Owns shapes, names, ranges and defaults. Knows nothing of YAML positions (chains.loading), of references
+between steps (chains.references) or of files on disk (chains.check). Every model is frozen and rejects
+unknown keys, so nothing that decides trust can be slipped into a file.
+"""
+
+from __future__ import annotations
+
+from chains.spec.chain import (
+    Chain,
+    Input,
+)
+from chains.spec.kinds import (
+    KINDS,
+    Step,
+    kind_of,
+    runs_once,
+)
+from chains.spec.models import (
+    Budget,
+    Collection,
+    Defaults,
+    Limits,
+    Model,
+    Price,
+    Retry,
+)
+from chains.spec.parts import (
+    NAME_PATTERN,
+    RESERVED,
+    Duration,
+    Expression,
+    Name,
+    Part,
+    Template,
+    parse_duration,
+)
+from chains.spec.steps import (
+    CacheMode,
+    CallingStep,
+    Chunking,
+    EmbedStep,
+    KeptStep,
+    PromptStep,
+    PythonStep,
+    RetrieveStep,
+    StepBase,
+)
+from chains.spec.training import (
+    Architecture,
+    Comparison,
+    EvaluateStep,
+    FinetuneStep,
+    MetricName,
+    PrepareStep,
+    Split,
+    TrainingFiles,
+)
+
+__all__ = [
+    "KINDS",
+    "NAME_PATTERN",
+    "RESERVED",
+    "Architecture",
+    "Budget",
+    "CacheMode",
+    "CallingStep",
+    "Chain",
+    "Chunking",
+    "Collection",
+    "Comparison",
+    "Defaults",
+    "Duration",
+    "EmbedStep",
+    "EvaluateStep",
+    "Expression",
+    "FinetuneStep",
+    "Input",
+    "KeptStep",
+    "Limits",
+    "MetricName",
+    "Model",
+    "Name",
+    "Part",
+    "PrepareStep",
+    "Price",
+    "PromptStep",
+    "PythonStep",
+    "RetrieveStep",
+    "Retry",
+    "Split",
+    "Step",
+    "StepBase",
+    "Template",
+    "TrainingFiles",
+    "kind_of",
+    "parse_duration",
+    "runs_once",
+]

@@ -1,0 +1,42 @@
+"""The kinds of steps: which verb stands for which model, and which of them run once.
+
+A new kind is a model in chains.spec.steps or chains.spec.training and a line here.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from chains.spec.steps import EmbedStep, PromptStep, PythonStep, RetrieveStep, StepBase
+from chains.spec.training import EvaluateStep, FinetuneStep, PrepareStep
+
+Step: TypeAlias = (
+    PromptStep | RetrieveStep | EmbedStep | PythonStep | PrepareStep | FinetuneStep | EvaluateStep
+)
+
+KINDS: dict[str, type[StepBase]] = {
+    "embed": EmbedStep,
+    "retrieve": RetrieveStep,
+    "prompt": PromptStep,
+    "python": PythonStep,
+    "prepare": PrepareStep,
+    "finetune": FinetuneStep,
+    "evaluate": EvaluateStep,
+}
+
+
+def kind_of(step: StepBase) -> str:
+    """Return the verb that a step is written with."""
+    for kind, cls in KINDS.items():
+        if type(step) is cls:
+            return kind
+    raise TypeError(f"{type(step).__name__} is no kind of step")
+
+
+def runs_once(step: StepBase) -> bool:
+    """Whether a step runs once over all rows, or once for each row."""
+    if step.once is not None:
+        return step.once
+    if isinstance(step, EmbedStep):
+        return step.into is not None
+    return isinstance(step, PrepareStep | FinetuneStep | EvaluateStep)

@@ -1,0 +1,142 @@
+"""Steps that run for rows: the fields that all kinds share, `prompt`, `embed`, `retrieve` and `python`.
+
+Knows nothing of how a kind does its work (tasks), nor of the kinds that make models (chains.spec.training).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from chains.spec.models import Budget, Retry
+from chains.spec.parts import Duration, Expression, Name, Part, Template
+
+
+class StepBase(Part):
+    """What every kind of step may say."""
+
+    description: str = ""
+    """Shown in plans and in the Prefect UI."""
+    when: Expression | None = None
+    """A bare expression; where it is false the step is skipped."""
+    after: list[Name] = []
+    """Steps that must have ended first, without handing on data."""
+    on_skip: Literal["skip", "run"] = "skip"
+    """What to do when a step that this one refers to was skipped."""
+    once: bool | None = None
+    """True: run once over all rows. There a reference to a per-row step is the list over rows."""
+    retry: Retry | None = None
+    """Tries per call."""
+    timeout: Duration | None = None
+    """Deadline of one attempt."""
+    pool: Name | None = None
+    """Work pool of this step."""
+
+
+CacheMode: TypeAlias = Literal["run", "always", "never", "refresh"]
+
+
+class KeptStep(StepBase):
+    """What steps may say whose results can be used again."""
+
+    cache: CacheMode | None = None
+    """`always`: a result for the same question is used again, also from earlier runs; `run`: from this run
+    only; `never`: every row is worked out for itself; `refresh`: anew, and later runs may use it. Default:
+    `always` where the model answers the same each time, else `never`. A resumed run keeps what it has
+    finished whatever this says."""
+
+
+class CallingStep(KeptStep):
+    """What steps may say that call a model."""
+
+    deadline: Duration | None = None
+    """For all tries of one row together, waits between them included."""
+    on_ambiguous: Literal["retry", "fail"] = "retry"
+    """What to do with a call that a crash interrupted, and that may have been paid: make it again, or fail
+    the row."""
+    budget: Budget | None = None
+    """What this step may spend in a run."""
+
+
+class PromptStep(CallingStep):
+    """Ask a model."""
+
+    prompt: str | list[dict[Literal["system", "user", "assistant"], Template]]
+    """A file, inline text, or a list of `role: text or file`."""
+    model: Name | None = None
+    """A name under `models:`."""
+    output: dict[str, Any] | str | None = None
+    """What the answer must look like: a short form of JSON Schema, a JSON Schema file, or `module:Class`."""
+    reask: int = Field(default=0, ge=0, le=10)
+    """How often an answer that does not fit `output:` is asked for again, with the error."""
+    on_length: Literal["fail", "accept"] = "fail"
+    """What an answer is that stopped at the token limit: a failed row, or an answer whose
+    `finish_reason` is `length`."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_role_each(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            if not value:
+                raise ValueError("a prompt needs at least one message")
+            for message in value:
+                if len(message) != 1:
+                    raise ValueError("each message is one `role: text`")
+        return value
+
+
+class Chunking(Part):
+    """How documents are cut before embedding."""
+
+    tokens: int = Field(default=200, ge=8, le=8192)
+    """Longest chunk, in the embedder's tokens."""
+    overlap: int = Field(default=40, ge=0)
+    """Tokens that two neighbouring chunks share."""
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> Chunking:
+        if self.overlap >= self.tokens:
+            raise ValueError(f"overlap ({self.overlap}) must be smaller than tokens ({self.tokens})")
+        return self
+
+
+class EmbedStep(CallingStep):
+    """Turn texts into vectors: documents into a collection (once), or one text per row."""
+
+    embed: str | list[str]
+    """Files by path or glob (with `into`), or a template whose text is embedded for each row."""
+    into: Name | None = None
+    """The collection that receives the chunks."""
+    chunk: Chunking = Chunking()
+    """How documents are cut."""
+    model: Name | None = None
+    """The embedder, where there is no `into`."""
+
+    @model_validator(mode="after")
+    def _has_embedder(self) -> EmbedStep:
+        if self.into is None and self.model is None:
+            raise ValueError("an embed step needs 'into' (a collection) or 'model' (an embedder)")
+        return self
+
+
+class RetrieveStep(CallingStep):
+    """Find the nearest chunks of a collection."""
+
+    retrieve: Name
+    """The collection."""
+    query: Template
+    """The text to look for."""
+    top_k: int = Field(default=5, ge=1, le=1000)
+    """How many hits."""
+    min_score: float | None = None
+    """Hits below this score are left out."""
+
+
+class PythonStep(StepBase):
+    """Call a Python function from the chain's folder or from an allowed module."""
+
+    python: str = Field(pattern=r"^[A-Za-z_][\w./-]*:[A-Za-z_]\w*$")
+    """`file.py:function` in the chain's folder, or `package.module:function` where settings allow it."""
+    args: dict[str, Any] = {}
+    """Keyword arguments; texts are templates."""
