@@ -44,7 +44,7 @@ from chains.usage import missing_environment, warnings
 
 __all__ = ["Subject", "check", "missing_environment", "warnings"]
 
-_NOT_STEP_NAMES = RESERVED | {"models", "collections", "steps", "outputs", "defaults", "self", "chain"}
+NOT_STEP_NAMES = RESERVED | {"models", "collections", "steps", "outputs", "defaults", "self", "chain"}
 
 
 def check(subject: Subject, *, root: Path, read_outside: bool) -> None:
@@ -60,7 +60,7 @@ def check(subject: Subject, *, root: Path, read_outside: bool) -> None:
 
 def _check_names(subject: Subject) -> None:
     for name in subject.names["steps"]:
-        if name in _NOT_STEP_NAMES:
+        if name in NOT_STEP_NAMES:
             subject.findings.at_key(
                 ("steps", name), f"{name!r} is a reserved name and cannot be a step", "Choose another name."
             )

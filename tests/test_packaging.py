@@ -34,7 +34,15 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["check", "support"], ["plan", "support"], ["run", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["check", "support"],
+        ["plan", "support"],
+        ["graph", "support"],
+        ["schema"],
+        ["run", "--help"],
+    ],
 )
 def test_quick_commands_load_no_engine_and_no_model_library(arguments: list[str]) -> None:
     code = (

@@ -14,7 +14,7 @@ import typer
 import typer.main
 
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
-from flows.cli import again, check, demo, doctor, keep, read, run, show
+from flows.cli import again, check, demo, doctor, graph, keep, read, run, show
 
 app = typer.Typer(
     name="headrace",
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 app.command("check")(check.check)
 app.command("plan")(check.plan)
+app.command("graph")(graph.graph)
+app.command("schema")(graph.schema)
 app.command("run")(run.run)
 app.command("resume")(again.resume)
 app.command("retry")(again.retry)
