@@ -1,8 +1,9 @@
 """The template language: Jinja with data only.
 
 Owns the environment: which statements, filters and tests exist, that attributes are keys of JSON data and
-nothing else, the caps on work and on output, and a line and column for every node. A template can reach no
-Python object: there are no globals, no calls, and `.name` looks up a key. Knows nothing of chains.
+nothing else, the caps on values, and a line and column for every node. A template can reach no
+Python object: there are no globals, no calls, and `.name` looks up a key. What a
+render may cost is in chains.metering. Knows nothing of chains.
 """
 
 from __future__ import annotations
@@ -11,19 +12,16 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from jinja2 import TemplateSyntaxError, Undefined, nodes, pass_context
+from jinja2 import TemplateSyntaxError, Undefined, pass_context
 from jinja2.filters import FILTERS
 from jinja2.lexer import TokenStream
 from jinja2.runtime import Context, LoopContext, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
-from jinja2.visitor import NodeTransformer
 
 from chains import textform
+from chains.metering import BUDGET, METERS, measured, type_of
 from chains.textform import MAX_ITEMS, MAX_OUTPUT, TooLarge
-
-BUDGET = "_budget"
-"""Name of the work budget in a render's variables; a template cannot say it, for the underscore."""
 
 PLAIN_FILTERS = [
     "default",
@@ -109,21 +107,6 @@ class Position(int):
         return position
 
 
-class Budget:
-    """How much work one render may do: loop turns, filter calls and the text they touch."""
-
-    __slots__ = ("left",)
-
-    def __init__(self, units: int = 2_000_000) -> None:
-        self.left = units
-
-    def spend(self, units: int) -> None:
-        """Take units off; raise when none are left."""
-        self.left -= units
-        if self.left < 0:
-            raise TooLarge("the template does too much work (nested loops over long lists?)")
-
-
 class Environment(ImmutableSandboxedEnvironment):
     """Jinja over JSON data: keys for attributes, capped arithmetic, no globals."""
 
@@ -134,10 +117,9 @@ class Environment(ImmutableSandboxedEnvironment):
         super().__init__(undefined=StrictUndefined, finalize=_finalize, optimized=False, cache_size=0)
         self.globals.clear()
         self.filters = {name: FILTERS[name] for name in PLAIN_FILTERS}
-        self.filters.update(
-            textform.FILTERS, counted=_counted, spent=_spent, bounded=_bounded, joined=_joined
-        )
-        self.tests = {name: TESTS[name] for name in TEST_NAMES}
+        self.filters.update(textform.FILTERS, **METERS)
+        tests: dict[str, Any] = TESTS  # its own type is that of one of them
+        self.tests = {name: measured(tests[name]) for name in TEST_NAMES}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Look up a key; attributes of Python objects do not exist here."""
@@ -179,7 +161,7 @@ class Environment(ImmutableSandboxedEnvironment):
                 raise TooLarge("'+' makes a value that is too large")
             context.parent[BUDGET].spend(1 + size // 64)
             return left + right  # type: ignore[operator]  # two texts or two lists, as checked above
-        raise TypeError(f"'{operator}' does not work between {_type_of(left)} and {_type_of(right)}")
+        raise TypeError(f"'{operator}' does not work between {type_of(left)} and {type_of(right)}")
 
     def _tokenize(
         self, source: str, name: str | None, filename: str | None = None, state: str | None = None
@@ -193,12 +175,6 @@ def _calculated(operate: Any, left: float, right: float) -> float:
     if isinstance(result, int) and result.bit_length() > _MAX_BITS:
         raise TooLarge("the number is too large")
     return result  # type: ignore[no-any-return]  # arithmetic on two numbers
-
-
-def _type_of(value: Any) -> str:
-    return {str: "text", bool: "a truth value", list: "a list", dict: "an object", type(None): "null"}.get(
-        type(value), "a number" if isinstance(value, int | float) else type(value).__name__
-    )
 
 
 def _positioned(tokens: Iterator[tuple[int, str, str]], source: str) -> Iterator[tuple[int, str, str]]:
@@ -234,74 +210,6 @@ def _finalize(context: Context, value: Any) -> str:
     if isinstance(value, str):
         return value
     return textform.text_of(value)
-
-
-@pass_context
-def _counted(context: Context, values: Any) -> Any:
-    """Spend one unit for each turn of a loop."""
-    if isinstance(values, Undefined):
-        return values
-    if not isinstance(values, list | tuple | dict | str):
-        raise TypeError(f"a loop needs a list, not {_type_of(values)}")
-    budget: Budget = context.parent[BUDGET]
-
-    def turns() -> Iterator[Any]:
-        for value in values:
-            budget.spend(1)
-            yield value
-
-    return turns()
-
-
-@pass_context
-def _spent(context: Context, value: Any) -> Any:
-    """Spend for what a filter is about to read."""
-    size = len(value) if isinstance(value, str | list | tuple | dict) else 0
-    context.parent[BUDGET].spend(1 + size // 64)
-    return value
-
-
-def _bounded(value: Any) -> Any:
-    """Turn what a filter yields into a list, and refuse what is too large."""
-    if isinstance(value, Iterator):
-        value = list(value)
-    if isinstance(value, str) and len(value) > MAX_OUTPUT:
-        raise TooLarge("a filter makes a text that is too large")
-    return value
-
-
-@pass_context
-def _joined(context: Context, values: list[Any]) -> str:
-    text = textform.join(values)
-    context.parent[BUDGET].spend(1 + len(text) // 64)
-    return text
-
-
-class Metered(NodeTransformer):
-    """Put the budget into a parsed template: around loops, filters and `~`."""
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        """Count the turns."""
-        self.generic_visit(node)
-        if isinstance(node.iter, nodes.Expr):
-            node.iter = _filter(node.iter, "counted")
-        return node
-
-    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
-        """Weigh what goes in and what comes out."""
-        self.generic_visit(node)
-        if isinstance(node.node, nodes.Expr):
-            node.node = _filter(node.node, "spent")
-        return _filter(node, "bounded")
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        """Join with a cap."""
-        self.generic_visit(node)
-        return _filter(nodes.List(node.nodes, lineno=node.lineno), "joined")
-
-
-def _filter(node: nodes.Expr, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
 @functools.cache

@@ -13,8 +13,9 @@ from typing import Any
 from jinja2 import Template, TemplateError, Undefined, UndefinedError, nodes
 
 from chains.errors import TemplateFailed
+from chains.metering import BUDGET, Budget, Metered
 from chains.references import Reference, references
-from chains.sandbox import BUDGET, Budget, Metered, environment
+from chains.sandbox import environment
 from chains.suggest import did_you_mean, shown
 from chains.template_rules import TemplateProblem, parse, read_expression
 from chains.textform import MAX_OUTPUT, TooLarge, check_size, text_of

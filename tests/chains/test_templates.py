@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - a case is one line, to be read beside its neighbours
 
 import contextlib
+import functools
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains.errors import TemplateFailed
+from chains.metering import Budget
 from chains.templates import Reference, evaluate, references, render, render_value, syntax_error
 
 SCOPE = {
@@ -287,3 +289,45 @@ JSON = st.recursive(
 def test_a_value_passes_through_an_expression_unchanged(value):
     assert evaluate("x.v", {"x": {"v": value}}) == value
     assert render_value("{{ x.v }}", {"x": {"v": value}}) == value
+
+
+BIG = [f"item {number}" for number in range(100_000)]
+LONG = "words and more words " * 40_000
+NESTED = {"a": {"b": [[number] for number in range(300_000)]}}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in big %}{% for b in big %}{% endfor %}{% endfor %}",
+        "{% for a in big %}{% if 'nothing' in big %}x{% endif %}{% endfor %}",
+        "{% for a in big %}{% if 'nothing' in long %}x{% endif %}{% endfor %}",
+        "{% for a in big %}{% set y = big | sort %}{% endfor %}",
+        "{% for a in big %}{% set y = nested | length ~ long | wordcount %}{% endfor %}",
+        "{{ big | select('in', big) | list | length }}",
+        "{{ ['a'] | batch(10000, fill_with=long) | first | map('upper') | list | length }}",
+        "{{ ['a'] | batch(10000, fill_with=long) | first | map('wordcount') | list | length }}",
+        "{{ ['a'] | batch(10000, fill_with=big) | first | map('map', 'upper') | map('list') | list }}",
+    ],
+)
+def test_work_that_would_take_minutes_is_refused(source: str):
+    with pytest.raises(TemplateFailed, match="too much work"):
+        render(source, {"big": BIG, "long": LONG, "nested": NESTED})
+
+
+def test_what_counting_does_not_see_ends_by_the_processor_s_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("chains.templates.Budget", functools.partial(Budget, seconds=0.2))
+    # Each comparison goes through 300,000 lists, and counts as one of two short values.
+    scope = {"big": BIG, "nested": NESTED, "other": {"a": {"b": [[n] for n in range(300_000)]}}}
+    with pytest.raises(TemplateFailed, match="too long"):
+        render("{% for a in big %}{% if nested == other %}{% endif %}{% endfor %}", scope)
+
+
+def test_long_data_is_no_reason_to_refuse_honest_work():
+    scope = {"big": BIG, "rows": [{"n": number, "text": "x" * 100} for number in range(20_000)]}
+    assert render("{{ big | map('upper') | list | length }} {{ big | sort | first }}", scope)[:6] == "100000"
+    assert (
+        evaluate("rows | selectattr('n', '>', 10) | map(attribute='text') | list | length", scope) == 19_989
+    )
+    known = "{% for row in rows %}{% if row.n in [1, 2, 3] %}{{ row.n }}{% endif %}{% endfor %}"
+    assert render(known, scope) == "123"
