@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, select, tuple_
 
 from chains.errors import HeadraceError, StoreDamaged
-from chains.store import manifests, pruning, schema
+from chains.store import manifests, pruning, schema, unpinning
 from chains.store.collecting import GRACE_S, orphan_candidates, remove_orphans, remove_temporaries
 from chains.store.connecting import upsert
 from chains.store.files import disk_errors
@@ -86,12 +86,15 @@ class Keeping(Promises):
         with self.database.errors(), self._reading_engine().connect() as connection:
             doomed = pruning.candidates(connection, before, runs)
             pruning.count(connection, doomed, report)
+            named = unpinning.named_by(connection, self.blobs, doomed)
         if dry_run or not doomed:
             return report
         for run_id in doomed:
             self._write(partial(pruning.remove_run, run_id=run_id))
             with self.manifests.errors():
                 self.manifests.remove(manifests.name_of(run_id))
+        before_grace = self._clock.now() - max(grace, 0.0)
+        self._write(partial(unpinning.unpin, blobs=self.blobs, shas=named, before=before_grace))
         report.blobs = len(self._collect(grace))
         return report
 

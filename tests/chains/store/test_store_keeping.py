@@ -102,6 +102,23 @@ def test_models_collections_and_their_files_outlive_the_run_that_made_them(finis
     assert finished.model("m") is not None
 
 
+@EVERYWHERE
+def test_files_that_only_pruned_runs_named_go_with_them(later, run_row, record_row, files):
+    chain, shared, train, kept = (later.put_blob(f"file {number}".encode()) for number in range(4))
+    both = b'{"a": "%s", "b": "%s"}' % (chain.encode(), shared.encode())
+    later.put(
+        dataclasses.replace(run_row, status="ok", finished_at=107.0, files=both),
+        record_row(-1, output=b'{"files": {"train": "%s", "test": "%s"}}' % (train.encode(), kept.encode())),
+        dataclasses.replace(later.run("run2"), files=b'{"b": "%s"}' % shared.encode()),
+        record_row(-1, id="again", run_id="run2", output=b'{"files": {"test": "%s"}}' % kept.encode()),
+    )
+    later.prune(runs=["run1"], grace=0)
+    assert [later.get_blob(sha) for sha in (shared, kept)] == [b"file 1", b"file 3"]
+    assert len(files.all()) == 2, "the files that nothing names any more are gone"
+    later.prune(runs=["run2"], grace=0)
+    assert files.all() == []
+
+
 async def test_pruning_forgets_what_the_run_spent_and_keeps_the_day(finished, record_row, attempt_row):
     limits = [
         Limit("run:run1", calls=9),
