@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,21 @@ from chains.errors import ContextOverflow, InputInvalid, TimedOut
 from tasks.providers.batching import by_length
 from tasks.providers.reply import Completion
 
-WORDS = [
-    "the",
-    "order",
-    "was",
-    "late",
-    "and",
-    "I",
-    "want",
-    "my",
-    "money",
-    "back",
-    "please",
-    "tell",
-    "me",
-    "when",
-    "it",
-    "ships",
-    "thank",
-    "you",
-]
+Prompts = Callable[..., list[list[dict[str, str]]]]
 
 
-def prompts(count: int, *, seed: int = 0) -> list[list[dict[str, str]]]:
-    rng = random.Random(seed)
-    return [
-        [{"role": "user", "content": " ".join(rng.choices(WORDS, k=rng.randrange(1, 40)))}]
-        for _ in range(count)
-    ]
+@pytest.fixture
+def prompts(words: list[str]) -> Prompts:
+    """Make prompts of the words that the model's tokenizer has seen: `prompts(8, seed=1)`."""
+
+    def made(count: int, *, seed: int = 0) -> list[list[dict[str, str]]]:
+        rng = random.Random(seed)
+        return [
+            [{"role": "user", "content": " ".join(rng.choices(words, k=rng.randrange(1, 40)))}]
+            for _ in range(count)
+        ]
+
+    return made
 
 
 async def ask(
@@ -66,7 +54,9 @@ async def test_an_answer_has_the_form_of_a_chat_completion(open_model: Any, chat
     assert provider.read_chat(reply).text == body["choices"][0]["message"]["content"]
 
 
-async def test_greedy_answers_do_not_depend_on_the_batch(open_model: Any, chat_folder: Path) -> None:
+async def test_greedy_answers_do_not_depend_on_the_batch(
+    open_model: Any, chat_folder: Path, prompts: Prompts
+) -> None:
     provider = open_model(chat_folder, max_tokens=20)
     asked = prompts(40)
     alone = [await ask(provider, messages) for messages in asked]
@@ -75,7 +65,9 @@ async def test_greedy_answers_do_not_depend_on_the_batch(open_model: Any, chat_f
     assert len({answer.text for answer in alone}) > 20, "the model says the same to everything"
 
 
-async def test_greedy_answers_are_those_of_generate(open_model: Any, chat_folder: Path) -> None:
+async def test_greedy_answers_are_those_of_generate(
+    open_model: Any, chat_folder: Path, prompts: Prompts
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -94,7 +86,9 @@ async def test_greedy_answers_are_those_of_generate(open_model: Any, chat_folder
         assert answer.text == wanted
 
 
-async def test_a_seeded_sample_is_the_same_alone_and_in_a_batch(open_model: Any, chat_folder: Path) -> None:
+async def test_a_seeded_sample_is_the_same_alone_and_in_a_batch(
+    open_model: Any, chat_folder: Path, prompts: Prompts
+) -> None:
     provider = open_model(chat_folder, max_tokens=12, temperature=1.0, top_p=0.95, seed=7)
     assert not provider.deterministic
     asked = prompts(12, seed=5)
@@ -106,7 +100,9 @@ async def test_a_seeded_sample_is_the_same_alone_and_in_a_batch(open_model: Any,
     assert len({answer.text for answer in again}) > 1
 
 
-async def test_sampling_without_a_seed_differs_from_call_to_call(open_model: Any, chat_folder: Path) -> None:
+async def test_sampling_without_a_seed_differs_from_call_to_call(
+    open_model: Any, chat_folder: Path, prompts: Prompts
+) -> None:
     provider = open_model(chat_folder, temperature=1.5, max_tokens=12)
     answers = await asyncio.gather(*(ask(provider, prompts(1)[0]) for _ in range(6)))
     assert len({answer.text for answer in answers}) > 1
@@ -127,7 +123,9 @@ def test_sampling_follows_the_distribution() -> None:
     assert shares[2] == shares[3] == 0, "outside of the nucleus"
 
 
-async def test_an_end_token_ends_the_answer(open_model: Any, build: Any, tmp_path: Path) -> None:
+async def test_an_end_token_ends_the_answer(
+    open_model: Any, build: Any, tmp_path: Path, prompts: Prompts
+) -> None:
     folder = build(tmp_path / "model")
     messages = prompts(1, seed=9)[0]
     first = await ask(open_model(folder, max_tokens=12), messages)
@@ -141,7 +139,9 @@ async def test_an_end_token_ends_the_answer(open_model: Any, build: Any, tmp_pat
     assert 0 < len(answer.text) < len(first.text)
 
 
-async def test_a_stop_text_ends_the_answer_and_is_left_out(open_model: Any, chat_folder: Path) -> None:
+async def test_a_stop_text_ends_the_answer_and_is_left_out(
+    open_model: Any, chat_folder: Path, prompts: Prompts
+) -> None:
     messages = prompts(1, seed=2)[0]
     whole = await ask(open_model(chat_folder, max_tokens=20), messages)
     stop = whole.text[6:9]
@@ -152,7 +152,7 @@ async def test_a_stop_text_ends_the_answer_and_is_left_out(open_model: Any, chat
 
 
 async def test_a_prompt_that_does_not_fit_is_refused_with_both_counts_and_others_are_answered(
-    open_model: Any, chat_folder: Path
+    open_model: Any, chat_folder: Path, prompts: Prompts
 ) -> None:
     provider = open_model(chat_folder, max_tokens=10)
     long = [{"role": "user", "content": "late money " * 300}]
@@ -164,7 +164,9 @@ async def test_a_prompt_that_does_not_fit_is_refused_with_both_counts_and_others
     assert isinstance(good, Completion)
 
 
-async def test_without_max_tokens_an_answer_may_fill_the_window(open_model: Any, chat_folder: Path) -> None:
+async def test_without_max_tokens_an_answer_may_fill_the_window(
+    open_model: Any, chat_folder: Path, prompts: Prompts
+) -> None:
     answer = await ask(open_model(chat_folder), prompts(1)[0])
     assert answer.tokens_in is not None and answer.tokens_out is not None
     assert answer.finish_reason == "stop" or answer.tokens_in + answer.tokens_out == 256
@@ -184,7 +186,7 @@ async def test_control_tokens_in_a_message_open_no_role(open_model: Any, chat_fo
 
 
 async def test_a_slow_answer_times_out_and_a_cancelled_one_is_withdrawn(
-    open_model: Any, chat_folder: Path
+    open_model: Any, chat_folder: Path, prompts: Prompts
 ) -> None:
     provider = open_model(chat_folder, max_tokens=200)
     await ask(provider, prompts(1)[0])  # loaded
@@ -198,14 +200,16 @@ async def test_a_slow_answer_times_out_and_a_cancelled_one_is_withdrawn(
     assert (await ask(provider, prompts(1)[0])).text
 
 
-async def test_a_model_without_a_chat_template_says_so(open_model: Any, build: Any, tmp_path: Path) -> None:
+async def test_a_model_without_a_chat_template_says_so(
+    open_model: Any, build: Any, tmp_path: Path, prompts: Prompts
+) -> None:
     provider = open_model(build(tmp_path / "bare", template=None))
     with pytest.raises(InputInvalid, match="has no chat template"):
         await ask(provider, prompts(1)[0])
 
 
 async def test_a_template_that_refuses_the_messages_says_why(
-    open_model: Any, build: Any, tmp_path: Path
+    open_model: Any, build: Any, tmp_path: Path, prompts: Prompts
 ) -> None:
     provider = open_model(build(tmp_path / "strict", template="{{ raise_exception('no system role') }}"))
     with pytest.raises(InputInvalid, match="no system role"):
