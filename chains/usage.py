@@ -5,7 +5,7 @@ Owns neither problem nor cure: a missing variable is the machine's lack, an unus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from chains.loading import ChainFile
 
 
-def missing_environment(chain: Chain, env: Mapping[str, str]) -> list[str]:
-    """Return the environment variables that the models and collections in use need and that are not set."""
+def missing_environment(chain: Chain, env: Mapping[str, str], *, without: Collection[str] = ()) -> list[str]:
+    """Return the environment variables that the models and collections in use need and that are not set.
+
+    `without` names models that are left out.
+    """
     names, collections = in_use(chain)
+    names -= set(without)
     parts: list[Any] = [chain.models[name] for name in chain.models if name in names]
     parts += [chain.collections[name] for name in chain.collections if name in collections]
     wanted: dict[str, None] = {}

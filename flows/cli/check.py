@@ -36,8 +36,9 @@ def check(chain: ChainArgument, as_json: JsonOption = False) -> None:
     from chains.settings import get_settings
     from flows.cli.text import print_json, safe
 
+    settings = get_settings()
     try:
-        chain_file = load(find_chain(chain), settings=get_settings())
+        chain_file = load(find_chain(chain), settings=settings)
     except ChainInvalid as invalid:
         if not as_json:
             raise
@@ -56,14 +57,20 @@ def check(chain: ChainArgument, as_json: JsonOption = False) -> None:
     noted = [str(warning) for warning in warnings(chain_file)]
     import os
 
-    missing = missing_environment(chain_file.chain, os.environ)
+    from tasks.providers.routes import refusals
+
+    refused = refusals(chain_file.chain, settings=settings, env=os.environ)
+    missing = missing_environment(chain_file.chain, os.environ, without=refused)
     steps = len(chain_file.chain.steps)
     if as_json:
         found = {"ok": True, "chain": chain_file.chain.chain, "hash": chain_file.hash, "steps": steps}
-        print_json(found | {"warnings": noted, "missing_environment": missing})
+        found |= {"warnings": noted, "refused": list(refused.values()), "missing_environment": missing}
+        print_json(found)
         return
     for warning in noted:
         print(safe(warning), file=sys.stderr)
+    for refusal in refused.values():
+        print(f"A run is refused here: {safe(refusal)}", file=sys.stderr)
     for name in missing:
         print(f"A run needs the environment variable {safe(name)}, which is not set.", file=sys.stderr)
     print(f"{safe(str(chain_file.path))}: ok ({steps} steps, {chain_file.hash[:12]})")

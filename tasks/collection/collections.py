@@ -84,7 +84,7 @@ class Collections:
         """Return the address and key of a collection's server, or None where a folder keeps it."""
         if described.url is None:
             return None
-        from tasks.providers.network import check_host, split_url
+        from tasks.providers.hosts import check_host, split_url
         from tasks.providers.trust import Trust
 
         where, trust = f"collection '{name}'", Trust.of(self._settings, self._env)
@@ -102,7 +102,7 @@ class Collections:
 
     def _open_server(self, name: str, url: Rendered, key: str | None) -> Index:
         from tasks.collection.server import open_server
-        from tasks.providers.network import check_addresses, split_url
+        from tasks.providers.hosts import check_addresses, split_url
 
         parts = split_url(url.text, f"collection '{name}'")
         check_addresses(parts.hostname or "", parts.port, f"collection '{name}'")

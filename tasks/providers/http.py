@@ -32,7 +32,8 @@ from chains.errors import (
     TimedOut,
 )
 from tasks.providers.faults import classify, preview
-from tasks.providers.network import DeniedAddress, connector, is_loopback, split_url
+from tasks.providers.hosts import is_loopback, split_url
+from tasks.providers.network import DeniedAddress, connector
 from tasks.providers.reply import Reply
 
 SHORTEST_SECRET = 8

@@ -1,8 +1,9 @@
 """Any OpenAI-compatible endpoint: which bytes ask a question, and what an answer says.
 
-Owns the request and answer formats of chat completions and embeddings, and where key and address come from.
-Knows nothing of HTTP (tasks.providers.http), of retries (tasks.attempts) or of the store. Invariant: the
-key is in no request body, no identity, no message and no repr.
+Owns the request and answer formats of chat completions and embeddings, and how an endpoint is opened.
+Knows nothing of addresses and keys (tasks.providers.routes), of HTTP (tasks.providers.http), of retries
+(tasks.attempts) or of the store. Invariant: the key is in no request body, no identity, no message and no
+repr.
 """
 
 from __future__ import annotations
@@ -25,18 +26,15 @@ from chains.outputs import strict_schema
 from chains.spec import Model
 from tasks.providers.faults import classify
 from tasks.providers.http import Endpoint, Extras
-from tasks.providers.network import check_host, is_loopback, split_url
 from tasks.providers.reply import Completion, Reply
-from tasks.providers.trust import KEY_NAMES, PAYER_NAMES, Rendered, Trust
+from tasks.providers.routes import route_of
+from tasks.providers.trust import Trust
 
 if TYPE_CHECKING:
     import numpy as np
 
     from chains.settings import Settings
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
-OPENAI_KEY = "OPENAI_API_KEY"
-AZURE_KEY = "AZURE_OPENAI_API_KEY"
 NEW_LIMIT_HOSTS = ("api.openai.com", ".openai.azure.com")
 """Hosts whose newer models take `max_completion_tokens` only; other servers know `max_tokens`."""
 
@@ -161,45 +159,20 @@ class OpenAIProvider:
 def open_endpoint(name: str, model: Model, *, settings: Settings, trust: Trust) -> Endpoint:
     """Return the endpoint of a model, not yet connected; raise what keeps it from being called."""
     where = f"model {name!r}"
-    address = trust.address(model.base_url or _usual_address(trust.env), where)
-    host = split_url(address.text, where).hostname or ""
-    check_host(host, settings.allowed_hosts, where)
-    key = _key_of(model, host, trust, where)
-    extra = {header: trust.text(value, where) for header, value in model.headers.items()}
-    payers = _payers(model, host, trust, where)
-    parts = [address, *payers.values(), *extra.values()] + ([key] if key is not None else [])
-    trust.check_sending((used for part in parts for used in part.names), host, where)
+    route = route_of(name, model, settings=settings, trust=trust)
+    headers = {**route.payers, **route.headers}
     return Endpoint(
-        address.text,
-        key.text if key is not None else None,
+        route.address.text,
+        route.key.text if route.key is not None else None,
         env=trust.env,
         max_bytes=settings.max_response_bytes,
         extras=Extras(
-            headers={header: _header(header, part.text, where) for header, part in (payers | extra).items()},
-            secrets=[secret for part in (address, *extra.values()) for secret in part.secrets],
+            headers={header: _header(header, part.text, where) for header, part in headers.items()},
+            secrets=[secret for part in (route.address, *route.headers.values()) for secret in part.secrets],
             api_version=model.api_version,
-            shown=address.shown,
+            shown=route.address.shown,
         ),
     )
-
-
-def _usual_address(env: Mapping[str, str]) -> str:
-    return "{{ env.OPENAI_BASE_URL }}" if env.get("OPENAI_BASE_URL") else DEFAULT_BASE_URL
-
-
-def _payers(model: Model, host: str, trust: Trust, where: str) -> dict[str, Rendered]:
-    """Return the headers that say who pays, as OpenAI's own client sends them."""
-    said = {"OpenAI-Organization": model.organization, "OpenAI-Project": model.project}
-    if trust.is_home(OPENAI_KEY, host):
-        usual = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-        for header, variable in usual.items():
-            if trust.env.get(variable):
-                said[header] = said[header] or f"{{{{ env.{variable} }}}}"
-    return {
-        header: trust.text(value, where, kinds=(*PAYER_NAMES, *KEY_NAMES))
-        for header, value in said.items()
-        if value
-    }
 
 
 def _header(name: str, value: str, where: str) -> str:
@@ -210,18 +183,6 @@ def _header(name: str, value: str, where: str) -> str:
 
 def _is_new(host: str) -> bool:
     return host.endswith(NEW_LIMIT_HOSTS)
-
-
-def _key_of(model: Model, host: str, trust: Trust, where: str) -> Rendered | None:
-    if model.api_key is not None:
-        return trust.key(model.api_key, where)
-    usual = AZURE_KEY if model.api_version else OPENAI_KEY
-    at_home = trust.is_home(usual, host)
-    if is_loopback(host) and not (at_home and trust.env.get(usual)):
-        return None  # a server on this machine mostly wants none
-    if not at_home:
-        trust.check_sending([usual], host, where)
-    return trust.key(f"{{{{ env.{usual} }}}}", where)
 
 
 def _dump(asked: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from chains.errors import EnvironmentLacks, Refused, TemplateFailed
 from chains.references import Reference
 from chains.templates import references, render
-from tasks.providers.network import is_loopback, matches
+from tasks.providers.hosts import is_loopback, matches
 
 if TYPE_CHECKING:
     from chains.settings import Settings

@@ -112,6 +112,29 @@ def test_a_plan_checks_what_a_run_checks(desk) -> None:
     assert not desk.store.exists()
 
 
+def test_check_names_a_refusal_before_a_missing_key(desk) -> None:
+    path = desk.folder / "foreign.yaml"
+    text = """chain: foreign
+models:
+  far: {provider: openai, model: x, base_url: "https://elsewhere.example/v1"}
+  own: {provider: openai, model: x, base_url: "https://llm.example/v1", api_key: "{{ env.MY_KEY }}"}
+steps:
+  a: {prompt: x, model: far}
+  b: {prompt: x, model: own}
+"""
+    path.write_text(text)
+    desk.environment.pop("OPENAI_API_KEY", None)
+    said = desk.headrace("check", str(path))
+    assert said.code == 0 and "MY_KEY, which is not set" in said.err
+    assert "OPENAI_API_KEY belongs to api.openai.com and is not sent to 'elsewhere.example'" in said.err
+    assert "variable OPENAI_API_KEY" not in said.err, "setting it would not help"
+    found = desk.headrace("check", str(path), "--json").json()
+    assert len(found["refused"]) == 1 and found["missing_environment"] == ["MY_KEY"]
+    path.write_text(text.replace("elsewhere.example", "api.openai.com"))
+    found = desk.headrace("check", str(path), "--json").json()
+    assert found["refused"] == [] and found["missing_environment"] == ["MY_KEY", "OPENAI_API_KEY"]
+
+
 def test_inputs_of_the_command_line(desk) -> None:
     chain = str(desk.chain)
     wrong = {

@@ -9,16 +9,8 @@ import socket
 import pytest
 
 from chains.errors import ConnectionFailed, EnvironmentLacks, Refused
-from tasks.providers.network import (
-    DeniedAddress,
-    GuardedResolver,
-    certificates,
-    check_addresses,
-    check_host,
-    is_denied,
-    is_loopback,
-    split_url,
-)
+from tasks.providers.hosts import check_addresses, check_host, is_denied, is_loopback, split_url
+from tasks.providers.network import DeniedAddress, GuardedResolver, certificates
 
 
 @pytest.mark.parametrize(
