@@ -27,6 +27,7 @@ from flows.prefect_server import without_password
 from flows.prepared import PreparedRun, note_flow_run, prepare
 from flows.progress import Report, ignore
 from flows.request import Resume, RunRequest
+from flows.store_parameter import StoreParameter, refuse_password
 from tasks.rows import ShardCounts
 
 _HANDED_OVER: dict[str, tuple[PreparedRun, Report]] = {}
@@ -134,7 +135,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     base_url: str | None = None,
     skip_bad: bool = False,
     limit: int | None = None,
-    store: str | None = None,
+    store: StoreParameter = None,
     resume: str | None = None,
     accept_changes: bool = False,
     run_id: str | None = None,
@@ -146,6 +147,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     steps that have changed since anew. Returns `{run_id, status, rows, counts, cost_micro, outputs}`;
     outputs only for a single row.
     """
+    refuse_password(store)
     flow_run_id = str(flow_run.id)
     prepared, report = _HANDED_OVER.pop(run_id or "", (None, ignore))
     opened = None

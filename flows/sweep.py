@@ -14,11 +14,13 @@ from chains.clock import Clock
 from chains.settings import get_settings
 from chains.store import open_store
 from flows.closing import RECENT, close_lost_runs, crash_flow_runs, with_flow_runs
+from flows.store_parameter import StoreParameter, refuse_password
 
 
 @flow(name="sweep", retries=0, persist_result=False)
-async def sweep(store: str | None = None) -> list[str]:
+async def sweep(store: StoreParameter = None) -> list[str]:
     """Close lost runs and crash their flow runs; return the ids of the runs that were closed."""
+    refuse_password(store)
     with open_store(store or get_settings().store) as opened:
         lost = close_lost_runs(opened, Clock())
         # One may have been closed by hand while Prefect was away.
