@@ -3,19 +3,19 @@
 Owns the order of the checks: the run is still this process's, the claim that a record was made under is
 still there, the value is not being made by somebody else, no budget would be passed. A batch that is turned
 away is answered and leaves nothing; the others of its transaction are not disturbed. Batches that ask for no
-check cost nothing here but one look at the run leases that this process holds.
+check cost nothing here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection
 
 from chains.errors import HeadraceError, StoreConflict
-from chains.store import claiming, leasing, schema
+from chains.store import claiming, schema
 from chains.store.claiming import Claim
 from chains.store.spending import Ledger, Limit, Settlement, Usage
 
@@ -71,10 +71,10 @@ class Admission:
         self._batches = batches
         self.answers: list[Answer] = [None] * len(batches)
 
-    def decide(self, leased: Mapping[str, int], lease_now: Callable[[], float]) -> list[Answer]:
-        """Check every batch; `leased` has the runs of this process with the fence of each."""
-        if leased:
-            self._refuse_taken_over(leased)
+    def decide(self, lost: Collection[str], lease_now: Callable[[], float]) -> list[Answer]:
+        """Check every batch; `lost` are the runs of this process that another has taken over."""
+        if lost:
+            self._refuse_taken_over(set(lost))
         open_ = [i for i, (_, condition) in enumerate(self._batches) if condition and self.answers[i] is None]
         if open_:
             self._check_fences(open_)
@@ -86,11 +86,7 @@ class Admission:
         answer = self.answers[index]
         return answer is None or (isinstance(answer, Verdict) and answer.allowed)
 
-    def _refuse_taken_over(self, leased: Mapping[str, int]) -> None:
-        now = {run_id: fence for run_id, fence in self._connection.execute(leasing.fences(list(leased)))}
-        lost = {run_id for run_id, fence in leased.items() if now.get(run_id) != fence}
-        if not lost:
-            return
+    def _refuse_taken_over(self, lost: set[str]) -> None:
         for index, (rows, _) in enumerate(self._batches):
             touched = {_run_of(table, columns) for table, columns in rows} & lost
             if touched:

@@ -12,15 +12,14 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, Table
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy import Connection, Table
 
 from chains import failpoints
 from chains.errors import StoreBusy
 from chains.store import schema
 from chains.store.admitting import Condition
 from chains.store.blobs import Blobs
-from chains.store.connecting import upsert
+from chains.store.connecting import driver_text, upsert
 from chains.store.rows import Row
 from chains.store.shapes import SHAPES, encode
 
@@ -91,7 +90,8 @@ def write_batches(connection: Connection, batches: Iterable[Batch], blobs: Blobs
 
 def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Hand the rows to the driver as they are: `encode` has checked every value against its column."""
-    text, order = _compiled(table, connection.dialect)
+    statement = upsert(table, connection.dialect.name)
+    text, order = driver_text(statement, connection.dialect, _names(table))
     if order is None:
         connection.exec_driver_sql(text, list(rows))
     else:
@@ -100,13 +100,8 @@ def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
 
 
 @cache
-def _compiled(table: Table, dialect: Dialect) -> tuple[str, tuple[str, ...] | None]:
-    """Return the upsert as text, and the order of its values where the driver takes them by place."""
-    compiled = upsert(table, dialect.name).compile(
-        dialect=dialect, column_keys=[column.name for column in table.columns]
-    )
-    assert isinstance(compiled, SQLCompiler)
-    return str(compiled), tuple(compiled.positiontup) if compiled.positiontup else None
+def _names(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.columns)
 
 
 def _last_of_each(table: Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

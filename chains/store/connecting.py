@@ -7,11 +7,13 @@ named nowhere else but in chains.store.opening.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, Protocol, TypeAlias
 
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Connection, Dialect, Engine, Table
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.expression import ClauseElement
 
 from chains.clock import Clock
 from chains.errors import StoreBusy
@@ -63,6 +65,25 @@ class Database(Protocol):
     def problems(self, connection: Connection) -> list[str]:
         """Return what the product itself finds wrong with its files."""
         ...
+
+
+@lru_cache(maxsize=256)
+def driver_text(
+    statement: ClauseElement, dialect: Dialect, columns: tuple[str, ...] | None = None
+) -> tuple[str, tuple[str, ...] | None]:
+    """Return a statement as the driver takes it, and the order of its values where it takes them by place.
+
+    For what is asked in every transaction: the library's own way from a statement to the driver takes longer
+    than the database does. The statement must be the same object each time, its values plain; `columns` are
+    those that an insert fills.
+    """
+    compiled = (
+        statement.compile(dialect=dialect)
+        if columns is None
+        else statement.compile(dialect=dialect, column_keys=columns)
+    )
+    assert isinstance(compiled, SQLCompiler)
+    return str(compiled), tuple(compiled.positiontup) if compiled.positiontup is not None else None
 
 
 def insert_into(connection: Connection, table: Table) -> Any:

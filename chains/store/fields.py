@@ -19,21 +19,20 @@ from chains.store.names import checked_id, is_id
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The check of one field; `label` is `table.column`."""
+    """The check of one field; `label` is `table.column`. `fits` lets usual values through cheaply."""
 
     label: str
     column: Column[Any]
     is_id: bool
     choices: frozenset[str]
-    _plain: Callable[[Any], bool] = field(init=False, repr=False, compare=False)
+    fits: Callable[[Any], bool] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_plain", _plain(self))
+        object.__setattr__(self, "fits", _plain(self))
 
     def checked(self, value: Any) -> Any:
         """Return the value as it goes into the column, or raise InputInvalid."""
-        # Every field of every row comes by here: what is usual is let through by one cheap question.
-        if self._plain(value) or (value is None and self.column.nullable):
+        if self.fits(value) or (value is None and self.column.nullable):
             return value
         if self.is_id:
             return checked_id(value, self.label)

@@ -74,13 +74,6 @@ def forget(connection: Connection, run_ids: Sequence[str]) -> None:
     connection.execute(delete(schema.leases).where(schema.leases.c.run_id.in_(list(run_ids))))
 
 
-def fences(run_ids: Sequence[str]) -> Select[Any]:
-    """Return the query for the fences of runs."""
-    return select(schema.leases.c.run_id, schema.leases.c.fence).where(
-        schema.leases.c.run_id.in_(list(run_ids))
-    )
-
-
 def lost(columns: Sequence[Any], now: float) -> Select[Any]:
     """Return the query for `columns` of the runs that are running and whose lease has passed."""
     runs, leases = schema.runs, schema.leases

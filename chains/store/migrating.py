@@ -7,7 +7,6 @@ store is at the old schema or at the new one, never between, whatever is killed 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from sqlalchemy import (
     Column,
@@ -18,7 +17,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    func,
     insert,
     inspect,
     select,
@@ -38,8 +36,6 @@ applied_migrations = Table(
     Column("applied_at", Double, nullable=False),
 )
 
-_NEWEST: Final = select(func.max(applied_migrations.c.version))
-
 
 def migrate(database: Database, *, clock: Clock, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Apply what is missing in one transaction; an existing store is copied first.
@@ -50,7 +46,7 @@ def migrate(database: Database, *, clock: Clock, migrations: Sequence[Migration]
     try:
         with database.errors(), reader.connect() as connection:
             done = applied(connection)
-        refuse_newer(done, migrations, database.label)
+        refuse_newer(done, database.label, migrations)
         if _pending(done, migrations):
             with database.errors():
                 _apply(writer, database, clock=clock, migrations=migrations)
@@ -64,7 +60,7 @@ def _apply(writer: Engine, database: Database, *, clock: Clock, migrations: Sequ
         database.lock(connection, "schema")
         # Read again: another process may have migrated while this one waited for the lock.
         done = applied(connection)
-        refuse_newer(done, migrations, database.label)
+        refuse_newer(done, database.label, migrations)
         if done and _pending(done, migrations):
             database.back_up(before=_pending(done, migrations)[0].version)
             failpoints.hit("store.migrate.after_backup")
@@ -87,7 +83,7 @@ def applied(connection: Connection) -> frozenset[int]:
     return frozenset(connection.execute(select(applied_migrations.c.version)).scalars())
 
 
-def refuse_newer(done: frozenset[int], migrations: Sequence[Migration], label: str) -> None:
+def refuse_newer(done: frozenset[int], label: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Raise StoreVersion when a newer Headrace has written the store."""
     known = {migration.version for migration in migrations}
     if done - known:
@@ -95,12 +91,6 @@ def refuse_newer(done: frozenset[int], migrations: Sequence[Migration], label: s
             f"The store {label!r} has schema {max(done)}; this Headrace knows up to {max(known)}.",
             hint="Use the Headrace that wrote it, or a newer one.",
         )
-
-
-def refuse_newer_within(connection: Connection, label: str) -> None:
-    """Raise StoreVersion if a newer Headrace has migrated the store since it was opened here."""
-    newest = connection.execute(_NEWEST).scalar_one()
-    refuse_newer(frozenset({newest}), MIGRATIONS, label)
 
 
 def _pending(done: frozenset[int], migrations: Sequence[Migration]) -> list[Migration]:

@@ -6,6 +6,7 @@ Owns the patterns that keep an id, a blob or a file of a model inside the store'
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -27,7 +28,13 @@ def checked_id(value: str, what: str = "id") -> str:
 
 def is_id(value: object) -> bool:
     """Tell whether `value` is a valid id."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
+    return isinstance(value, str) and _matches(value)
+
+
+@lru_cache(maxsize=4096)
+def _matches(text: str) -> bool:
+    """Tell whether a text is an id. Each id of a run is written several times within a short while."""
+    return _ID.fullmatch(text) is not None
 
 
 def is_sha256(value: object) -> bool:

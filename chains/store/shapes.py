@@ -82,19 +82,27 @@ class Shape(Generic[RowT]):
         return attrgetter(*self.plain)
 
     @cached_property
-    def rules(self) -> tuple[tuple[str, Rule], ...]:
-        """The check of each field that is no payload."""
+    def payload_columns(self) -> tuple[tuple[str, str, bool], ...]:
+        """The two columns of each payload, and whether it may be None."""
         return tuple(
-            (
-                name,
-                Rule(
-                    f"{self.table.name}.{name}",
-                    self.table.c[name],
-                    is_id=name in self.ids,
-                    choices=self.choices.get(name, frozenset()),
-                ),
+            (name, name + schema.BLOB_SUFFIX, name not in self.required_payloads) for name in self.payloads
+        )
+
+    @cached_property
+    def rules(self) -> tuple[tuple[str, Rule, bool, Callable[[Any], bool]], ...]:
+        """For each field that is no payload: its check, whether it may be None, and what surely fits."""
+        rules = [
+            Rule(
+                f"{self.table.name}.{name}",
+                self.table.c[name],
+                is_id=name in self.ids,
+                choices=self.choices.get(name, frozenset()),
             )
             for name in self.plain
+        ]
+        return tuple(
+            (name, rule, bool(rule.column.nullable), rule.fits)
+            for name, rule in zip(self.plain, rules, strict=True)
         )
 
     def columns(self, *, payloads: bool) -> list[Column[Any]]:
@@ -122,8 +130,11 @@ def encode(row: Row) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise InputInvalid(
             f"The store keeps no {type(row).__name__}.", hint="Give rows of chains.store.rows."
         )
-    values = shape.plain_values(row)
-    columns = {name: rule.checked(value) for (name, rule), value in zip(shape.rules, values, strict=True)}
+    columns: dict[str, Any] = {}
+    # Every field of every row comes by here: what is usual is let through without a call of ours.
+    for (name, rule, optional, fits), value in zip(shape.rules, shape.plain_values(row), strict=False):
+        plain = optional if value is None else fits(value)
+        columns[name] = value if plain else rule.checked(value)
     return columns, _spill(shape, row, columns)
 
 
@@ -141,25 +152,29 @@ def decode(shape: Shape[RowT], values: Sequence[Any], blobs: Blobs, *, payloads:
 
 def _spill(shape: Shape[Any], row: Row, columns: dict[str, Any]) -> dict[str, bytes]:
     """Put the payloads into `columns`, those that are too large as references."""
-    spilled = {}
-    for name in shape.payloads:
-        value = getattr(row, name)
-        reference = None
-        if value is UNREAD:
-            raise StoreConflict(
-                f"A row of {shape.table.name} was read with payloads=False and cannot be written back.",
-                hint="Read it with its payloads first.",
-            )
-        if value is None and name in shape.required_payloads:
-            raise InputInvalid(f"{shape.table.name}.{name} is None.", hint="Give bytes.")
-        if value is not None and not isinstance(value, bytes):
-            raise InputInvalid(
-                f"{shape.table.name}.{name} is of type {type(value).__name__}.", hint="Give bytes."
-            )
-        if value is not None and len(value) > SPILL_OVER:
-            reference = hashlib.sha256(value).hexdigest()
-            spilled[reference] = value
-            value = None
+    spilled: dict[str, bytes] = {}
+    for name, reference_name, optional in shape.payload_columns:
+        value, reference = getattr(row, name), None
+        if not (optional if value is None else type(value) is bytes and len(value) <= SPILL_OVER):
+            _check_payload(shape, name, value)
+            if len(value) > SPILL_OVER:
+                reference = hashlib.sha256(value).hexdigest()
+                spilled[reference] = value
+                value = None
         columns[name] = value
-        columns[name + schema.BLOB_SUFFIX] = reference
+        columns[reference_name] = reference
     return spilled
+
+
+def _check_payload(shape: Shape[Any], name: str, value: Any) -> None:
+    if value is UNREAD:
+        raise StoreConflict(
+            f"A row of {shape.table.name} was read with payloads=False and cannot be written back.",
+            hint="Read it with its payloads first.",
+        )
+    if value is None:
+        raise InputInvalid(f"{shape.table.name}.{name} is None.", hint="Give bytes.")
+    if not isinstance(value, bytes):
+        raise InputInvalid(
+            f"{shape.table.name}.{name} is of type {type(value).__name__}.", hint="Give bytes."
+        )

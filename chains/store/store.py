@@ -26,10 +26,11 @@ from chains.store.files import disk_errors, make_folder
 from chains.store.folders import materialise
 from chains.store.handles import Handles, HandlesByProcess
 from chains.store.keeping import Keeping
-from chains.store.migrating import refuse_newer_within
+from chains.store.migrating import refuse_newer
 from chains.store.names import checked_id
 from chains.store.places import Place
 from chains.store.rows import ModelRow, Row
+from chains.store.standing import standing
 from chains.store.writer import Work, Writer
 
 
@@ -153,21 +154,34 @@ class Store(Keeping):
 
     def _perform(self, connection: Connection, work: Sequence[Work]) -> list[Any]:
         """Do a group's work in the order of arrival; neighbouring batches of rows become one."""
-        refuse_newer_within(connection, self.database.label)
+        lost: list[str] | None = self._lost(connection)
         results: list[Any] = []
         batches: list[Batch] = []
         for piece in work:
             if isinstance(piece, Batch):
                 batches.append(piece)
-            else:
-                results += self._write_allowed(connection, batches)
-                batches = []
-                results.append(piece(connection))
-        return results + self._write_allowed(connection, batches)
+                continue
+            results += self._write_allowed(connection, batches, lost)
+            batches = []
+            results.append(piece(connection))
+            lost = None  # it may have ended a lease
+        return results + self._write_allowed(connection, batches, lost)
 
-    def _write_allowed(self, connection: Connection, batches: Sequence[Batch]) -> list[Any]:
+    def _lost(self, connection: Connection) -> list[str]:
+        """Return the runs leased here that another process has taken over; refuse a store of a newer form."""
+        leased = dict(self._leased)  # other threads lease and release
+        found = standing(connection, list(leased))
+        refuse_newer(frozenset({found.version}), self.database.label)
+        return [run_id for run_id, fence in leased.items() if found.fences[run_id] != fence]
+
+    def _write_allowed(
+        self, connection: Connection, batches: Sequence[Batch], lost: list[str] | None
+    ) -> list[Any]:
+        if not batches:
+            return []
         admission = Admission(connection, [(batch.rows, batch.condition) for batch in batches])
-        answers = admission.decide(self._leased, lambda: self._lease_now(connection))
+        lost = self._lost(connection) if lost is None else lost
+        answers = admission.decide(lost, lambda: self._lease_now(connection))
         allowed = [batch for index, batch in enumerate(batches) if admission.written(index)]
         if any(batch.notes for batch in allowed):
             self.database.lock(connection, "blobs", shared=True)

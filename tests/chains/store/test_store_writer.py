@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 from chains.errors import Cancelled, StoreConflict
 from chains.store.schema import records
@@ -26,6 +26,17 @@ async def test_callers_at_the_same_time_share_transactions(store, record_row):
     assert len(store.records("run1", payloads=False)) == CALLERS * 20
     # 20 groups of 64 would be perfect and 1,280 would be none shared; a slow machine may split some.
     assert store.transactions - before < CALLERS * 20 / 8
+
+
+async def test_a_transaction_asks_one_question_before_it_writes(store, record_row, attempt_row):
+    await store.aput(record_row(0), attempt_row(1))
+    assert store.lease_run("run1", "me")
+    asked: list[str] = []
+    connection = store._handles.mine().writer._connected()
+    event.listen(connection, "before_cursor_execute", lambda *seen: asked.append(seen[2]))
+    await store.aput(record_row(1), attempt_row(2))
+    assert sum(text.startswith("SELECT") for text in asked) == 1
+    assert sum(text.startswith("INSERT") for text in asked) == 2
 
 
 async def test_what_aput_returned_from_is_visible_to_another_connection(store, record_row, again):
