@@ -63,6 +63,9 @@ class Starter(Protocol):
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
         """All units of a step have ended."""
 
+    async def finish(self) -> None:
+        """All steps have ended; return when whoever was told of them is done."""
+
 
 class Direct:
     """Starts units as plain calls in this process."""
@@ -73,6 +76,9 @@ class Direct:
 
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
         """Nobody else is told."""
+
+    async def finish(self) -> None:
+        """Nobody was told."""
 
 
 class _Track:
@@ -154,6 +160,7 @@ async def _run_units(execution: _Execution) -> None:
     restore = listen(execution.stop, execution.run, group, execution.report)
     try:
         await asyncio.gather(*group)
+        await execution.starter.finish()
     except BaseException:
         for task in group:
             task.cancel()

@@ -6,15 +6,19 @@ and names. Only ids and counts pass through Prefect; payloads stay in the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import copy
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import Task, flow, get_run_logger
+from prefect import Flow, Task, flow, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled
 
 from chains.errors import EnvironmentLacks, StepFailed
@@ -23,6 +27,7 @@ from chains.store import Store, open_store
 from flows.artifacts import RunProgress, leave_artifact
 from flows.closing import close_unfinished, until_free
 from flows.executor import Unit, Work, execute
+from flows.prefect_client import shared_clients
 from flows.prefect_server import without_password
 from flows.prepared import PreparedRun, note_flow_run, prepare
 from flows.progress import Report, ignore
@@ -38,9 +43,12 @@ class RowsFailed(StepFailed):
     """Some rows of a shard failed; the rows that did not are in the store."""
 
 
-def hand_over(run: PreparedRun, report: Report) -> None:
-    """Let the next `run_chain(..., run_id=run.run_id)` of this process use a run that is already prepared."""
+async def run_prepared(run: PreparedRun, report: Report = ignore) -> dict[str, Any]:
+    """Run what this process has already checked and opened as a flow run; return what `run_chain` returns."""
     _HANDED_OVER[run.run_id] = (run, report)
+    # The rest of the request is here already: inputs may be long, and are nobody's business on the way.
+    async with shared_clients():
+        return await _named_aside(chain=str(run.chain_file.path), data=run.request.data, run_id=run.run_id)
 
 
 @contextmanager
@@ -77,6 +85,7 @@ class PrefectStarter:
     def __init__(self, run: PreparedRun) -> None:
         self._run = run
         self._progress = RunProgress(run)
+        self._aside: list[asyncio.Task[None]] = []
 
     async def start(self, unit: Unit, work: Work) -> ShardCounts:
         """Run `work` inside a Prefect task; failed rows make a failed task run but no exception here."""
@@ -110,8 +119,17 @@ class PrefectStarter:
         return kept[-1]
 
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
-        """Leave the step's artifact."""
-        await leave_artifact(run, step_id, status)
+        """Begin to leave the step's artifact; the steps after it do not wait."""
+        self.aside(leave_artifact(run, step_id, status))
+
+    def aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done beside the run, before its end."""
+        self._aside.append(asyncio.create_task(work))
+
+    async def finish(self) -> None:
+        """Return when what is done beside the run is done; raise what went wrong there."""
+        while self._aside:
+            await self._aside.pop()
 
 
 def _counted(counts: ShardCounts) -> str:
@@ -125,7 +143,15 @@ def _counted(counts: ShardCounts) -> str:
     return f"{line} ({', '.join(notes)})" if notes else line
 
 
-@flow(name="run-chain", flow_run_name=_flow_run_name, retries=0, log_prints=True, persist_result=False)
+# Nothing is persisted. That a place is named spares each run the question which one the server would take.
+@flow(
+    name="run-chain",
+    flow_run_name=_flow_run_name,
+    retries=0,
+    log_prints=True,
+    persist_result=False,
+    result_storage=Path(get_current_settings().results.local_storage_path),
+)
 async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the Prefect UI
     chain: str,
     inputs: dict[str, Any] | None = None,
@@ -170,8 +196,9 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
         prepared = prepare(again or request, store=opened, settings=settings)
     try:
         note_flow_run(prepared, flow_run_id)
-        await _tag_flow_run(flow_run_id, prepared)
-        result = await execute(prepared, PrefectStarter(prepared), report)
+        starter = PrefectStarter(prepared)
+        starter.aside(_describe_flow_run(flow_run_id, prepared))
+        result = await execute(prepared, starter, report)
     except BaseException as error:
         close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
         raise
@@ -196,9 +223,13 @@ def _earlier(store: Store, flow_run_id: str, named: str | None, *, accept_change
     return Resume(run_id, accept_changes=accept_changes) if run_id else None
 
 
-async def _tag_flow_run(flow_run_id: str, run: PreparedRun) -> None:
-    """Tag the flow run with its chain, so that the UI can filter by it."""
+async def _describe_flow_run(flow_run_id: str, run: PreparedRun) -> None:
+    """Give the flow run its name, and the tags by which the UI can filter for its chain and its run."""
+    known = {*flow_run.tags, f"chain:{run.chain.chain}", f"run:{run.run_id}"}
     async with get_client() as client:
-        current = await client.read_flow_run(UUID(flow_run_id))
-        tags = {*current.tags, f"chain:{run.chain.chain}", f"run:{run.run_id}"}
-        await client.update_flow_run(UUID(flow_run_id), tags=sorted(tags))
+        await client.update_flow_run(UUID(flow_run_id), name=_flow_run_name(), tags=sorted(known))
+
+
+_named_aside: Flow[..., Coroutine[Any, Any, dict[str, Any]]] = copy.copy(run_chain)
+"""The same flow for runs of this process: no request for the name holds up their first call."""
+_named_aside.flow_run_name = None

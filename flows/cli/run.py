@@ -187,15 +187,10 @@ def _execute_flow(prepared: PreparedRun, api: PrefectApi, display: Any) -> None:
     api.wait(display.say)
     from prefect.exceptions import CancelledRun
 
-    from flows.run_chain import RowsFailed, hand_over, prefect_errors, run_chain
+    from flows.run_chain import RowsFailed, prefect_errors, run_prepared
 
-    hand_over(prepared, display.report)
-    # The rest of the request is here already: inputs may be long, and are nobody's business on the way.
-    flow_run = run_chain(
-        chain=str(prepared.chain_file.path), data=prepared.request.data, run_id=prepared.run_id
-    )
     with contextlib.suppress(RowsFailed, CancelledRun), prefect_errors(api.url):  # the run's row says so
-        asyncio.run(flow_run)
+        asyncio.run(run_prepared(prepared, display.report))
     if api.ours:
         row = prepared.store.run(prepared.run_id)
         api.settle(row.prefect_flow_run_id if row is not None else None)

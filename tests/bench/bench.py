@@ -30,7 +30,7 @@ import kills
 import processes
 import report
 import single
-from contenders import CONTENDERS, Bench, Contender
+from contenders import CONTENDERS, PREFECT_FLOW, Bench, Contender
 from endpoint import endpoint
 from postgres import postgres
 from prefect_api import prefect_server
@@ -49,7 +49,8 @@ def run_compare(bench: Bench, given: argparse.Namespace) -> tuple[Any, Table, li
 
 def run_single(bench: Bench, given: argparse.Namespace) -> tuple[Any, Table, list[str]]:
     names = ("aiohttp", "headrace", "headrace-prefect")
-    found = single.single(bench, [BY_NAME[name] for name in names], times=given.times, say=say)
+    contenders = [*(BY_NAME[name] for name in names), PREFECT_FLOW]
+    found = single.single(bench, contenders, times=given.times, say=say)
     return found, single.table(found), [f"{given.times} times in one process, latency 0."]
 
 

@@ -18,7 +18,7 @@ from flows.prepared import PreparedRun, RunRequest, prepare
 def run(data: Path) -> None:
     request = RunRequest(chain=str(chain), data=str(data))
     prepared = prepare(request, store=store, settings=settings)
-    result = asyncio.run(through_prefect(prepared, data) if given.prefect else directly(prepared))
+    result = asyncio.run(through_prefect(prepared) if given.prefect else directly(prepared))
     assert result["status"] == "ok", result
 
 
@@ -26,12 +26,10 @@ async def directly(prepared: PreparedRun) -> dict[str, Any]:
     return await execute(prepared, Direct())
 
 
-async def through_prefect(prepared: PreparedRun, data: Path) -> dict[str, Any]:
-    from flows.progress import ignore
-    from flows.run_chain import hand_over, run_chain
+async def through_prefect(prepared: PreparedRun) -> dict[str, Any]:
+    from flows.run_chain import run_prepared
 
-    hand_over(prepared, ignore)
-    return await run_chain(chain=str(chain), data=str(data), run_id=prepared.run_id)
+    return await run_prepared(prepared)
 
 
 given = arguments()

@@ -59,6 +59,11 @@ CONTENDERS = (
     ),
 )
 
+PREFECT_FLOW = Contender(
+    "prefect-flow", "bare Prefect flow, no-op tasks", "contend_prefect_flow.py", prefect=True
+)
+"""What a run through Prefect cannot be faster than; it makes no calls."""
+
 
 @dataclass
 class Bench:
