@@ -1,7 +1,8 @@
-"""Chain files in and out: `load`, `find_chain`, `to_yaml`."""
+"""Chain files in and out: `load`, `find_chain`, `restore`, `to_yaml`."""
 
 from chains.loading.chain_file import ChainFile
 from chains.loading.reading import find_chain, load, load_source
+from chains.loading.restoring import restore
 from chains.loading.writing import to_yaml
 
-__all__ = ["ChainFile", "find_chain", "load", "load_source", "to_yaml"]
+__all__ = ["ChainFile", "find_chain", "load", "load_source", "restore", "to_yaml"]

@@ -14,7 +14,7 @@ import typer
 import typer.main
 
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
-from flows.cli import again, check, demo, doctor, graph, keep, read, run, show
+from flows.cli import again, check, demo, diff, doctor, graph, keep, read, run, show, why
 
 app = typer.Typer(
     name="headrace",
@@ -34,6 +34,8 @@ app.command("retry")(again.retry)
 app.command("cancel")(again.cancel)
 app.command("runs")(read.runs)
 app.command("show")(show.show)
+app.command("why")(why.why)
+app.command("diff")(diff.diff)
 app.command("models")(read.models)
 app.command("verify")(keep.verify)
 app.command("prune")(keep.prune)

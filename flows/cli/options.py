@@ -15,6 +15,7 @@ ChainArgument = Annotated[
     str, typer.Argument(metavar="CHAIN", help="A chain file, or the name of a shipped chain.")
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its first letters, or `last`.")]
+StepArgument = Annotated[str, typer.Argument(metavar="STEP", help="A step of the run.")]
 InputsOption = Annotated[
     list[str] | None,
     typer.Option("-i", "--input", metavar="NAME=VALUE", help="An input; @FILE reads a file, @@ is @."),

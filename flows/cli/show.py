@@ -48,7 +48,7 @@ def show(
                 raise InputInvalid("--row and --raw need --step.", hint="Name a step of the run.")
             _show_run(opened, found, as_json=as_json)
             return
-        record = _find_record(opened, found, step, row)
+        record = find_record(opened, found, step, row)
         if record is None:
             _show_step(opened, found, step, limit=limit, as_json=as_json)
         elif raw:
@@ -57,7 +57,7 @@ def show(
             _show_record(opened, record, as_json=as_json)
 
 
-def _find_record(store: Store, run: RunRow, step_id: str, row: int | None) -> RecordRow | None:
+def find_record(store: Store, run: RunRow, step_id: str, row: int | None) -> RecordRow | None:
     """Return the one record that is meant, or None where the step has many and no row was named."""
     steps = {step.id: step for step in store.steps(run.id)}
     if step_id not in steps:

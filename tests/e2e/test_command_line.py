@@ -20,7 +20,21 @@ pytestmark = pytest.mark.e2e
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 HELP = Path(__file__).with_name("help.txt")
-COMMANDS = ("check", "plan", "graph", "schema", "run", "resume", "retry", "cancel", "runs", "show", "models")
+COMMANDS = (
+    "check",
+    "plan",
+    "graph",
+    "schema",
+    "run",
+    "resume",
+    "retry",
+    "cancel",
+    "runs",
+    "show",
+    "why",
+    "diff",
+    "models",
+)
 COMMANDS += ("verify", "prune", "export", "doctor", "demo")
 
 
