@@ -137,8 +137,10 @@ def own_templates(step_id: str, step: Step) -> Iterator[StepTemplate]:
             for name, source in (
                 ("prediction", step.evaluate.prediction),
                 ("reference", step.evaluate.reference),
+                ("confidence", step.evaluate.confidence),
             ):
-                yield StepTemplate((*at, "evaluate", name), source, may_read_row=True)
+                if source is not None:
+                    yield StepTemplate((*at, "evaluate", name), source, may_read_row=True)
 
 
 def prompt_templates(step_id: str, sources: Sequence[str]) -> list[StepTemplate]:

@@ -204,7 +204,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         ),
         "decides the weights",
     ),
-    Comparison: dict.fromkeys(("prediction", "reference"), "as the rendered values"),
+    Comparison: dict.fromkeys(("prediction", "reference", "confidence"), "as the rendered values"),
     Model: {
         "provider": "who answers",
         "model": "who answers; a local one as the hash of its weights",

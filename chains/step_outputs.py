@@ -51,9 +51,21 @@ def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, .
         case FinetuneStep():
             return FINETUNE_OUTPUTS
         case EvaluateStep():
-            return (*step.metrics, "rows", "missing")
+            return (*step.measured, "rows", "missing", *evaluate_details(step))
         case _:
             return None
+
+
+def evaluate_details(step: EvaluateStep) -> tuple[str, ...]:
+    """Return the names of what an evaluate step gives beside its metrics and counts."""
+    found: list[str] = []
+    if any(name.startswith("f1_") for name in step.measured):
+        found += ["classes", "confusion"]
+    if "fields" in step.measured:
+        found.append("by_field")
+    if step.evaluate.confidence is not None:
+        found.append("calibration")
+    return tuple(found)
 
 
 def answer_fields(step: PromptStep, files: Mapping[str, bytes]) -> tuple[str, ...] | None:

@@ -11,6 +11,11 @@ from chains.spec.chain import (
     Chain,
     Input,
 )
+from chains.spec.evaluating import (
+    Comparison,
+    EvaluateStep,
+    MetricName,
+)
 from chains.spec.kinds import (
     KINDS,
     Step,
@@ -49,10 +54,7 @@ from chains.spec.steps import (
 )
 from chains.spec.training import (
     Architecture,
-    Comparison,
-    EvaluateStep,
     FinetuneStep,
-    MetricName,
     PrepareStep,
     Split,
     TrainingFiles,

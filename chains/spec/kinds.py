@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from chains.spec.evaluating import EvaluateStep
 from chains.spec.steps import EmbedStep, PromptStep, PythonStep, RetrieveStep, StepBase
-from chains.spec.training import EvaluateStep, FinetuneStep, PrepareStep
+from chains.spec.training import FinetuneStep, PrepareStep
 
 Step: TypeAlias = (
     PromptStep | RetrieveStep | EmbedStep | PythonStep | PrepareStep | FinetuneStep | EvaluateStep

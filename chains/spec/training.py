@@ -1,6 +1,6 @@
-"""Steps that run once over all rows to make a model and to judge it: `prepare`, `finetune`, `evaluate`.
+"""Steps that run once over all rows to make a model: `prepare` and `finetune`.
 
-Knows nothing of training loops or metrics (tasks.training, tasks.metrics).
+Knows nothing of training loops (tasks.training).
 """
 
 from __future__ import annotations
@@ -144,26 +144,3 @@ class FinetuneStep(StepBase):
         if self.finetune == "lora" and self.base is None:
             raise ValueError("finetune: lora needs 'base'")
         return self
-
-
-class Comparison(Part):
-    """What is scored against what."""
-
-    prediction: Template
-    """What the chain said."""
-    reference: Template
-    """What is right; the only place, with finetune and prepare, that may read `row`."""
-
-
-MetricName = Literal["accuracy", "exact_match", "f1_macro", "token_f1", "contains"]
-
-
-class EvaluateStep(StepBase):
-    """Score predictions against references (once), each metric with its 95 % interval."""
-
-    evaluate: Comparison
-    """What is scored."""
-    metrics: list[MetricName] = Field(default=["accuracy"], min_length=1)
-    """Which metrics."""
-    gate: Expression | None = None
-    """A bare expression over the metrics, such as `accuracy.low >= 0.9`; where it is false the run fails."""

@@ -7,7 +7,7 @@ own, so the order of the rows does not change the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.metrics.estimate import CONFIDENCE
@@ -31,12 +31,37 @@ def bootstrap_interval(
     """
     import numpy as np
 
+    low, high = np.quantile(draw_statistic(counts, statistic), _tails())
+    return float(low), float(high)
+
+
+def bootstrap_intervals(
+    counts: Sequence[int], statistic: Callable[[np.ndarray], np.ndarray]
+) -> list[tuple[float, float]]:
+    """Return the interval of each number that `statistic` gives for a draw (draws x numbers)."""
+    import numpy as np
+
+    low, high = np.quantile(draw_statistic(counts, statistic), _tails(), axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def draw_statistic(counts: Sequence[int], statistic: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return the statistic of each of 10,000 resamples."""
+    import numpy as np
+
+    return np.concatenate([statistic(draws) for draws in _draws(counts)])
+
+
+def _draws(counts: Sequence[int]) -> Iterator[np.ndarray]:
+    import numpy as np
+
     n = sum(counts)
     shares = np.asarray(counts, dtype=np.float64) / n
     generator = np.random.default_rng(SEED)
-    values = np.concatenate(
-        [statistic(generator.multinomial(n, shares, size=_BATCH)) for _ in range(DRAWS // _BATCH)]
-    )
+    for _ in range(DRAWS // _BATCH):
+        yield generator.multinomial(n, shares, size=_BATCH)
+
+
+def _tails() -> list[float]:
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    return [tail, 1 - tail]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chains.errors import GateNotMet, TemplateFailed
+from chains.errors import GateNotMet, StepFailed, TemplateFailed
 from chains.spec import Chain
 from tasks.context import OnceJob, RowView, StepSkipped
 from tasks.evaluate import run_once
@@ -173,3 +173,52 @@ async def test_equal_rows_leave_equal_bytes():
         for _ in range(2)
     ]
     assert first == second
+
+
+async def test_a_metric_over_labels_brings_the_figures_of_each_class_and_the_confusion():
+    views = [view(0, "refund", "refund"), view(1, "delivery", "refund"), view(2, None, "delivery", "failed")]
+    output = (await score(views, metrics=["f1_macro"])).output
+    assert [(item["label"], item["rows"]) for item in output["classes"]] == [("refund", 2), ("delivery", 1)]
+    assert output["confusion"] == {
+        "labels": ["delivery", "refund"],
+        "counts": [[0, 0], [1, 1]],
+        "missing": [1, 0],
+    }
+    assert "classes" not in (await score(views)).output
+
+
+async def test_fields_and_confidences_bring_their_figures():
+    evaluate = {
+        "prediction": "{{ triage }}",
+        "reference": "{{ row.labels }}",
+        "confidence": "{{ row.sure }}",
+    }
+    views = [
+        view(row, {"intent": "refund"}, {"labels": {"intent": {"intent": "refund"}}, "sure": 0.75})
+        for row in range(12)
+    ]
+    output = (await score(views, evaluate=evaluate, metrics=["fields", "accuracy"])).output
+    assert output["by_field"]["intent"]["n"] == 12
+    assert output["accuracy"]["value"] == 1
+    assert output["calibration"]["error"]["value"] == 0.25
+
+
+@pytest.mark.parametrize("sure", ["0.8", 1.5, None, True])
+async def test_a_confidence_that_is_no_probability_is_never_averaged_away(sure):
+    evaluate = {
+        "prediction": "{{ triage.intent }}",
+        "reference": "{{ row.intent }}",
+        "confidence": "{{ row.sure }}",
+    }
+    views = [view(0, "refund", {"intent": "refund", "sure": sure})]
+    with pytest.raises(StepFailed, match="row 0 has no confidence"):
+        await score(views, evaluate=evaluate)
+
+
+async def test_without_a_reference_every_row_is_scored_by_what_needs_none():
+    views = [view(0, ["refund", "refund"], {}), view(1, ["refund", "other"], {})]
+    evaluate = {"prediction": "{{ triage.intent }}"}
+    output = (await score(views, evaluate=evaluate, metrics=["agreement"])).output
+    assert (output["agreement"]["value"], output["rows"], output["unlabelled"]) == (0.5, 2, 0)
+    with pytest.raises(ValueError, match="accuracy need 'reference'"):
+        await score(views, evaluate=evaluate, metrics=["accuracy"])

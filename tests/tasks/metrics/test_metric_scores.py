@@ -1,12 +1,14 @@
 """Run with: pytest tests/tasks/metrics/test_metric_scores.py"""
 
+import typing
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from chains.spec import EvaluateStep
+from chains.spec import MetricName
 from tasks.metrics import METRICS, Pair
 from tasks.metrics.text import canonical_text, contains, exact_match, normalise_answer, token_f1
 
@@ -19,17 +21,17 @@ def pairs_of(rows):
 
 
 def test_there_is_a_metric_for_every_name_that_a_chain_may_say():
-    names = EvaluateStep.model_fields["metrics"].annotation.__args__[0].__args__
-    assert set(METRICS) == set(names)
+    assert set(METRICS) == set(typing.get_args(MetricName))
 
 
 @given(ROWS)
 @settings(max_examples=40, deadline=None)
-def test_accuracy_and_macro_f1_equal_scikit_learn(rows):
+def test_accuracy_and_f1_equal_scikit_learn(rows):
     right, said = zip(*rows, strict=True)
     assert METRICS["accuracy"].estimate(pairs_of(rows)).value == pytest.approx(accuracy_score(right, said))
-    expected = f1_score(right, said, average="macro", zero_division=0)
-    assert METRICS["f1_macro"].estimate(pairs_of(rows)).value == pytest.approx(expected)
+    for average in ("macro", "micro", "weighted"):
+        expected = f1_score(right, said, average=average, zero_division=0)
+        assert METRICS[f"f1_{average}"].estimate(pairs_of(rows)).value == pytest.approx(expected)
 
 
 @given(ROWS, st.randoms())
@@ -52,9 +54,12 @@ def test_a_row_without_a_prediction_never_helps(data):
     without = [
         Pair(None, pair.reference, missing=True) if i == chosen else pair for i, pair in enumerate(pairs)
     ]
-    for name in ("accuracy", "exact_match", "token_f1", "contains"):
-        assert METRICS[name].score(without[chosen]) == 0
-        assert METRICS[name].estimate(without).value <= METRICS[name].estimate(pairs).value
+    # BLEU and chrF over a corpus weigh what was said too much: there, saying nothing may help
+    for name in METRICS.keys() - {"bleu", "chrf"}:
+        metric = METRICS[name]
+        if metric.score is not None:
+            assert metric.score(without[chosen]) == 0
+            assert metric.estimate(without).value <= metric.estimate(pairs).value + 1e-12
 
 
 def test_a_missing_prediction_is_wrong_even_where_nothing_is_right():
