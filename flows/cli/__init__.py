@@ -14,7 +14,7 @@ import typer
 import typer.main
 
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
-from flows.cli import again, check, demo, diff, doctor, graph, keep, read, run, show, why
+from flows.cli import again, check, demo, diff, doctor, graph, keep, read, run, show, testcase, why
 
 app = typer.Typer(
     name="headrace",
@@ -36,6 +36,7 @@ app.command("runs")(read.runs)
 app.command("show")(show.show)
 app.command("why")(why.why)
 app.command("diff")(diff.diff)
+app.command("testcase")(testcase.testcase)
 app.command("models")(read.models)
 app.command("verify")(keep.verify)
 app.command("prune")(keep.prune)

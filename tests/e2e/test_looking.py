@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 pytestmark = pytest.mark.e2e
@@ -46,3 +49,44 @@ def test_why_and_diff_name_the_edit_and_what_was_reused(desk, three_runs) -> Non
     assert wrong.code == 2 and "triage" in wrong.err
     assert desk.headrace("why", first, "nothing").code == 2
     assert desk.sent() == 6 * 2 + 6  # looking has called nobody
+
+
+def pytest_of(desk, file) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(desk.folder),
+        file,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, cwd=desk.folder, env=desk.environment)
+
+
+def test_a_testcase_holds_until_the_chain_asks_or_gives_something_else(make_desk) -> None:
+    unfit = {"at": 1, "fault": "changed", "text": "no JSON, and a ''' quote"}
+    desk = make_desk(unfit)
+    done = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(1)), "--direct")
+    assert done.code == 0, done.err
+    sent = desk.sent()
+    written = desk.headrace("testcase", "last", "triage", "--out", "test_triage.py")
+    assert written.code == 0, written.err
+    assert desk.headrace("testcase", "last", "triage", "--out", "test_triage.py").code == 2
+    found = pytest_of(desk, "test_triage.py")
+    assert found.returncode == 0, found.stdout
+    assert desk.headrace("testcase", "last", "score").code == 2
+    shown = desk.headrace("testcase", "last", "reply").out
+    assert "def test_reply_of_row_0" in shown and "[refund] TICKET 0" in shown
+
+    prompt = desk.chain.parent / "prompts" / "triage.md"
+    prompt.write_text("Other words. " + prompt.read_text())
+    found = pytest_of(desk, "test_triage.py")
+    assert found.returncode == 1 and "found.messages == CASE.messages" in found.stdout
+    prompt.write_text(prompt.read_text().removeprefix("Other words. "))
+    desk.chain.write_text(desk.chain.read_text().replace("reask: 1", "reask: 0"))
+    found = pytest_of(desk, "test_triage.py")
+    assert found.returncode == 1 and "OutputInvalid" in found.stdout
+    assert desk.sent() == sent  # the endpoint of the chain was not called
