@@ -23,7 +23,7 @@ from chains.graph import find_cycles, unread_needs, way_of
 from chains.inputs import WrongValue, value_of
 from chains.outputs import schema_problems
 from chains.references import Reference, references
-from chains.source.files import FileRefused, expand, is_allowed_module, locate, python_file
+from chains.source.files import FileRefused, expand, inside, is_allowed_module, locate, python_file
 from chains.source.marks import YamlPath
 from chains.spec import (
     RESERVED,
@@ -55,6 +55,7 @@ def check(subject: Subject, *, root: Path, read_outside: bool) -> None:
     _check_cycles(subject)
     check_models(subject)
     _check_inputs(subject)
+    _check_schedules(subject, root, read_outside=read_outside)
     check_secrets(subject)
 
 
@@ -315,3 +316,36 @@ def _check_inputs(subject: Subject) -> None:
             value_of(spec, spec.default)
         except WrongValue as error:
             subject.findings.at_value(("inputs", name, "default"), f"the default of input {name!r} {error}")
+
+
+def _check_schedules(subject: Subject, root: Path, *, read_outside: bool) -> None:
+    """Look whether each scheduled run would be given what the chain needs."""
+    chain = subject.chain
+    for name, schedule in chain.schedule.items():
+        at: YamlPath = ("schedule", name, "inputs")
+        words = f"schedule {name!r}"
+        for given, value in schedule.inputs.items():
+            if given not in chain.inputs:
+                if given not in subject.names["inputs"]:
+                    hint = did_you_mean(given, subject.names["inputs"])
+                    subject.findings.at_key((*at, given), f"{words}: the chain has no input {given!r}", hint)
+                continue
+            try:
+                value_of(chain.inputs[given], value)
+            except WrongValue as error:
+                subject.findings.at_value((*at, given), f"{words}: input {given!r} {error}")
+        needed = [name for name, spec in chain.inputs.items() if spec.is_required]
+        missing = [repr(name) for name in needed if name not in schedule.inputs]
+        if missing and schedule.data is None:
+            subject.findings.at_key(
+                ("schedule", name),
+                f"{words} gives no value for {', '.join(missing)}",
+                "Give it under 'inputs', or name a data set with 'data'.",
+            )
+        if schedule.data is not None:  # it may come later than the chain
+            try:
+                inside(root, schedule.data, read_outside=read_outside)
+            except FileRefused as refusal:
+                subject.findings.at_value(
+                    ("schedule", name, "data"), f"{words}: {refusal.message}", refusal.hint
+                )

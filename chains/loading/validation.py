@@ -16,10 +16,25 @@ from pydantic import BaseModel, ValidationError
 from chains.loading.explaining import Explainer, kind_of_value
 from chains.source.findings import Findings
 from chains.source.marks import YamlPath
-from chains.spec import KINDS, NAME_PATTERN, Chain, Collection, Defaults, Input, Model, StepBase
+from chains.spec import (
+    KINDS,
+    NAME_PATTERN,
+    Chain,
+    Collection,
+    Defaults,
+    Input,
+    Model,
+    Schedule,
+    StepBase,
+)
 from chains.suggest import closest, shown
 
-_SECTIONS: dict[str, type[BaseModel]] = {"inputs": Input, "models": Model, "collections": Collection}
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "inputs": Input,
+    "models": Model,
+    "collections": Collection,
+    "schedule": Schedule,
+}
 
 
 @dataclass(frozen=True, slots=True)

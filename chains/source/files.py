@@ -82,7 +82,7 @@ def prompt_texts(step: PromptStep, at: YamlPath) -> Iterator[tuple[YamlPath, str
 
 def locate(folder: Path, name: str, *, read_outside: bool) -> Path:
     """Return the path of an existing file named in a chain; raise FileRefused for any other."""
-    path = _inside(folder, name, read_outside=read_outside)
+    path = inside(folder, name, read_outside=read_outside)
     try:
         if path.is_file():
             return path
@@ -102,7 +102,7 @@ def expand(folder: Path, pattern: str, *, read_outside: bool) -> list[Path]:
     matches: list[Path] = []
     # The folder's own name may hold glob characters: it is the root, never part of the pattern.
     for name in glob.iglob(pattern, root_dir=folder, recursive=True):
-        path = _inside(folder, name, read_outside=read_outside)
+        path = inside(folder, name, read_outside=read_outside)
         if path.is_file():
             matches.append(path)
         if len(matches) > MAX_MATCHES:
@@ -112,7 +112,8 @@ def expand(folder: Path, pattern: str, *, read_outside: bool) -> list[Path]:
     return sorted(matches)
 
 
-def _inside(folder: Path, name: str, *, read_outside: bool) -> Path:
+def inside(folder: Path, name: str, *, read_outside: bool) -> Path:
+    """Return the path of a name, there or not; raise FileRefused where it leads out of the folder."""
     _refuse_spelling(name, read_outside=read_outside)
     try:
         root = folder.resolve()

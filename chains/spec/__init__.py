@@ -41,6 +41,7 @@ from chains.spec.parts import (
     Template,
     parse_duration,
 )
+from chains.spec.schedules import Schedule
 from chains.spec.steps import (
     CacheMode,
     CallingStep,
@@ -91,6 +92,7 @@ __all__ = [
     "PythonStep",
     "RetrieveStep",
     "Retry",
+    "Schedule",
     "Split",
     "Step",
     "StepBase",

@@ -12,6 +12,7 @@ from pydantic import Field
 from chains.spec.kinds import Step
 from chains.spec.models import Budget, Collection, Defaults, Model
 from chains.spec.parts import Name, Part
+from chains.spec.schedules import Schedule
 
 
 class Input(Part):
@@ -66,6 +67,8 @@ class Chain(Part):
     """The steps, by id. Their order in the file does not matter."""
     outputs: dict[Name, Any] = {}
     """What a run returns for each row."""
+    schedule: dict[Name, Schedule] = {}
+    """When the deployed chain runs by itself, by name."""
 
     def to_yaml(self) -> str:
         """Write the chain as YAML that loads as the same chain."""
