@@ -16,6 +16,15 @@ def elapsed(started: float | None, finished: float | None) -> float | None:
     return None if started is None or finished is None else max(0.0, finished - started)
 
 
+def iso(seconds: float | None) -> str | None:
+    """Return a UTC time as `2026-01-31T12:00:00.123Z`, the form in JSON."""
+    from datetime import UTC, datetime  # once per command line, and not in a run's way
+
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 @dataclass(slots=True)
 class Clock:
     """The process's source of time (UTC seconds), durations (monotonic seconds) and ids."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from chains.errors import TemplateFailed
 from chains.graph import nested_templates
@@ -19,25 +19,50 @@ from chains.templates import render_value
 from tasks.scopes import CHUNK, ONCE
 
 if TYPE_CHECKING:
-    from chains.store import RecordRow
-    from flows.prepared import PreparedRun
+    from chains.spec import Chain
+    from chains.store import RecordRow, Store
+    from tasks.row_source import RowSource
 
 
-def run_outputs(run: PreparedRun) -> dict[str, Any]:
+class Recorded(Protocol):
+    """A run whose records are read: one that is under way here, or one of the store."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+
+    @property
+    def chain(self) -> Chain:
+        """The chain of the run."""
+
+    @property
+    def rows(self) -> RowSource:
+        """Its rows."""
+
+    @property
+    def store(self) -> Store:
+        """Where its records are."""
+
+    @property
+    def once(self) -> frozenset[str]:
+        """The steps that run once over all rows."""
+
+
+def run_outputs(run: Recorded) -> dict[str, Any]:
     """Return the outputs of a run's first row; an output that reads a step without a result is null."""
     first = run.rows.first
     records = run.store.records(run.run_id, rows=range(first.number, first.number + 1))
     return _outputs(run, first.inputs, {record.step: record for record in records}, _once(run))
 
 
-def every_row(run: PreparedRun) -> Iterator[dict[str, Any]]:
+def every_row(run: Recorded) -> Iterator[dict[str, Any]]:
     """Yield `{row, status, outputs, errors}` for each row, in order.
 
     A row is `ok` when each of its steps has ended, and each once step that the outputs read; `failed` when
     one has failed; else `cancelled`: the run was stopped before the row was done.
     """
     once = _once(run)
-    needed = frozenset(run.graph.order) - run.once
+    needed = frozenset(run.chain.steps) - run.once
     once_ended = _once_ended(run)
     for rows in run.rows.shards(CHUNK):
         records: dict[int, dict[str, RecordRow]] = {}
@@ -57,7 +82,7 @@ def every_row(run: PreparedRun) -> Iterator[dict[str, Any]]:
             yield {"row": row.number, "status": status, "outputs": outputs, "errors": errors}
 
 
-def write_outputs(run: PreparedRun, path: Path) -> int:
+def write_outputs(run: Recorded, path: Path) -> int:
     """Write one JSON line per row to `path`, atomically, and return their number."""
     remove_abandoned(path.parent)
     number = 0
@@ -68,7 +93,7 @@ def write_outputs(run: PreparedRun, path: Path) -> int:
     return number
 
 
-def _once_ended(run: PreparedRun) -> bool:
+def _once_ended(run: Recorded) -> bool:
     """Whether the once steps that the outputs read have come to an end."""
     templates = nested_templates(("outputs",), run.chain.outputs)
     read = {found.root for template in templates for found in references(template.source)}
@@ -76,13 +101,13 @@ def _once_ended(run: PreparedRun) -> bool:
     return all(record is not None and record.status not in ("running", "cancelled") for record in records)
 
 
-def _once(run: PreparedRun) -> dict[str, Any]:
+def _once(run: Recorded) -> dict[str, Any]:
     found = {step_id: run.store.record(run.run_id, step_id, ONCE) for step_id in run.once}
     return {step_id: _output(record) for step_id, record in found.items() if _has_output(record)}
 
 
 def _outputs(
-    run: PreparedRun, inputs: Mapping[str, Any], records: Mapping[str, RecordRow], once: Mapping[str, Any]
+    run: Recorded, inputs: Mapping[str, Any], records: Mapping[str, RecordRow], once: Mapping[str, Any]
 ) -> dict[str, Any]:
     scope: dict[str, Any] = {"inputs": dict(inputs), **once}
     for step_id, record in records.items():

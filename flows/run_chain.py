@@ -69,9 +69,11 @@ def prefect_errors(url: str) -> Iterator[None]:
 def _flow_run_name() -> str:
     parameters = flow_run.parameters
     name = str(parameters.get("chain", "chain")).removesuffix("/chain.yaml").rpartition("/")[2]
-    name = name.removesuffix(".yaml").removesuffix(".yml")
-    data = parameters.get("data")
-    return f"{name} · {str(data).rpartition('/')[2]}" if data else name
+    return _title(name.removesuffix(".yaml").removesuffix(".yml"), parameters.get("data"))
+
+
+def _title(chain: str, data: Any) -> str:
+    return f"{chain} · {str(data).rpartition('/')[2]}" if data else chain
 
 
 def _is_infrastructure(_task: Any, _run: Any, state: Any) -> bool:
@@ -161,6 +163,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     base_url: str | None = None,
     skip_bad: bool = False,
     limit: int | None = None,
+    budget: dict[str, float] | None = None,
     store: StoreParameter = None,
     resume: str | None = None,
     accept_changes: bool = False,
@@ -168,10 +171,10 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
 ) -> dict[str, Any]:
     """Run a chain over one row (`inputs`) or a data set (`data`).
 
-    `chain` is a file or the name of a shipped chain; `map` names columns for inputs; `resume` finishes an
-    earlier run, and a flow run that Prefect starts again (Retry) finishes its own; `accept_changes` runs the
-    steps that have changed since anew. Returns `{run_id, status, rows, counts, cost_micro, outputs}`;
-    outputs only for a single row.
+    `chain` is a file or the name of a shipped chain; `map` names columns for inputs; `budget` is what the
+    run may spend (`usd`, `tokens`, `calls`); `resume` finishes an earlier run, and a flow run that Prefect
+    starts again (Retry) finishes its own; `accept_changes` runs the steps that have changed since anew.
+    Returns `{run_id, status, rows, counts, cost_micro, outputs}`; outputs only for a single row.
     """
     refuse_password(store)
     flow_run_id = str(flow_run.id)
@@ -187,6 +190,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
             base_url=base_url,
             skip_bad=skip_bad,
             limit=limit,
+            budget=budget,
         )
         settings = get_settings()
         opened = open_store(store or settings.store)
@@ -225,9 +229,10 @@ def _earlier(store: Store, flow_run_id: str, named: str | None, *, accept_change
 
 async def _describe_flow_run(flow_run_id: str, run: PreparedRun) -> None:
     """Give the flow run its name, and the tags by which the UI can filter for its chain and its run."""
-    known = {*flow_run.tags, f"chain:{run.chain.chain}", f"run:{run.run_id}"}
+    about = {f"chain:{run.chain.chain}", f"run:{run.run_id}", f"version:{run.chain_file.version}"}
+    name = _title(run.chain.chain, run.request.data)
     async with get_client() as client:
-        await client.update_flow_run(UUID(flow_run_id), name=_flow_run_name(), tags=sorted(known))
+        await client.update_flow_run(UUID(flow_run_id), name=name, tags=sorted({*flow_run.tags, *about}))
 
 
 _named_aside: Flow[..., Coroutine[Any, Any, dict[str, Any]]] = copy.copy(run_chain)

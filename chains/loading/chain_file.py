@@ -33,6 +33,11 @@ class ChainFile:
     hash: str
     marks: Marks = field(repr=False, compare=False)
 
+    @property
+    def version(self) -> str:
+        """What names this content for people: the first characters of its hash."""
+        return self.hash[:12]
+
     def where(self, *path: str | int) -> Location:
         """Return the place of a key, or of its nearest parent that is in the file."""
         return Location(str(self.path), *self.marks.key(path))

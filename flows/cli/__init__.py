@@ -14,7 +14,7 @@ import typer
 import typer.main
 
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
-from flows.cli import again, check, demo, diff, doctor, graph, keep, read, run, show, testcase, why
+from flows.cli import again, check, demo, deploy, diff, doctor, graph, keep, read, run, show, testcase, why
 
 app = typer.Typer(
     name="headrace",
@@ -41,6 +41,7 @@ app.command("models")(read.models)
 app.command("verify")(keep.verify)
 app.command("prune")(keep.prune)
 app.command("export")(keep.export)
+app.command("deploy")(deploy.deploy)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

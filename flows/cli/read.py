@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chains.clock import elapsed
+from chains.clock import elapsed, iso
 from flows.cli.options import JsonOption, StoreOption, no_store
-from flows.cli.text import duration, iso, moment, print_json, safe, table
+from flows.cli.text import duration, moment, print_json, safe, table
 from flows.resuming import is_dead
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chains.clock import elapsed
+from chains.clock import elapsed, iso
 from chains.errors import InputInvalid
 from flows.cli.options import JsonOption, RunArgument, StoreOption
 from flows.cli.read import MOST_ROWS, reading, run_facts
-from flows.cli.text import duration, iso, moment, money, print_json, safe, shorten, table
+from flows.cli.text import duration, moment, money, print_json, safe, shorten, table
 from flows.costs import cost_of
 from flows.listing import seconds_of
 from flows.resuming import find_run

@@ -58,15 +58,6 @@ def duration(seconds: float | None) -> str:
     return f"{int(seconds // 60)} m {int(seconds % 60):02d} s"
 
 
-def iso(seconds: float | None) -> str | None:
-    """Return a UTC time as `2026-01-31T12:00:00.123Z`, the form in JSON."""
-    from datetime import UTC, datetime
-
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def moment(time: str | None) -> str:
     """Return a time in the form of `iso` as `2026-01-31 12:00:00`."""
     return "-" if time is None else time[:19].replace("T", " ")

@@ -50,7 +50,9 @@ BEYOND = {
         python that cannot be read, missing schema, schema that is no JSON, written-out key in a file""",
     "the meaning of a text or value": """written-out key in a text, key written out, secret in a header,
         header of the call, headers of a local model, password in an address, no address, store model,
-        malformed store model, wrong short form, default of a wrong type, default not allowed""",
+        malformed store model, wrong short form, default of a wrong type, default not allowed, schedule without a rule,
+        schedule of two rules, cron, cron of six fields, rrule, interval, time zone, schedule of an unknown input,
+        schedule of a wrong input, schedule without an input, schedule of data outside""",
 }
 LET_PASS = {" ".join(name.split()) for names in BEYOND.values() for name in names.split(",")}
 

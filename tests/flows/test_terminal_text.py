@@ -7,7 +7,8 @@ import unicodedata
 
 import pytest
 
-from flows.cli.text import duration, iso, moment, money, print_json, safe, shorten, table
+from chains.clock import iso
+from flows.cli.text import duration, moment, money, print_json, safe, shorten, table
 
 OBEYED = "\x1b[2J \x9b31m \x7f \r \u202e \u2066 \u200b \ud800 \x00"
 
