@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from chains.errors import InputInvalid
 from chains.spec import (
@@ -45,9 +45,14 @@ def canonical(value: Any) -> bytes:
     JSON raise InputInvalid with the place, since equal ones could not be told from different ones.
     """
     plain = _plain(value, "$", 0)
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _CANONICAL.encode(plain)
     # Surrogates are all that UTF-8 cannot take, and the replacement is their JSON escape.
     return text.encode("utf-8", "backslashreplace")
+
+
+_CANONICAL: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def key_of(kind: str, parts: Mapping[str, Any]) -> str:

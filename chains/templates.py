@@ -44,7 +44,8 @@ def syntax_error(source: str, *, bare: bool = False) -> TemplateProblem | None:
 def render(source: str, scope: Mapping[str, Any]) -> str:
     """Render a template to text."""
     try:
-        return _written(_compiled(source), scope)
+        template = _compiled(source)
+        return template if isinstance(template, str) else _written(template, scope)
     except _FAILURES as error:
         raise _failed(source, scope, error, bare=False) from error
 
@@ -104,11 +105,13 @@ def _is_whole(source: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(source: str) -> Template:
+def _compiled(source: str) -> Template | str:
+    """Return a template ready to render, or its text where that is the same for every row."""
     _require_readable(source, bare=False)
     # Parsed anew: metering rewrites the tree, and the cached one is read for references.
     tree = environment().parse(source)
-    return environment().from_string(Metered().visit(tree))
+    template = environment().from_string(Metered().visit(tree))
+    return template if has_expression(source) else _written(template, {})
 
 
 @functools.lru_cache(maxsize=1024)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from chains import failpoints
@@ -84,7 +83,7 @@ class _Attempt:
         self._request = request
         self._tries = tries
         self._estimate = _NOTHING
-        self._row: AttemptRow | None = None
+        self._begun: dict[str, Any] = {}  # what the row says from its intent on
         self._reply: Reply | None = None
 
     async def run(
@@ -173,21 +172,21 @@ class _Attempt:
         if caller.rates is not None:
             await caller.rates.take(self._estimate.tokens or 0)
         first = caller.tally.attempts == 0
-        self._row = AttemptRow(
-            id=caller.clock.new_id(),
-            record_id=caller.record_id,
-            run_id=caller.run_id,
-            step=caller.step,
-            number=self._number,
-            state="intent",
-            request=self._request,
-            started_at=caller.clock.now(),
-            wait_s=round(caller.clock.monotonic() - since, 6),
-        )
+        self._begun = {
+            "id": caller.clock.new_id(),
+            "record_id": caller.record_id,
+            "run_id": caller.run_id,
+            "step": caller.step,
+            "number": self._number,
+            "request": self._request,
+            "started_at": caller.clock.now(),
+            "wait_s": round(caller.clock.monotonic() - since, 6),
+        }
         caller.tally.attempts += 1
-        verdict = await self._asked(self._row, caller.opening if first else None)
+        intent = AttemptRow(state="intent", **self._begun)
+        verdict = await self._asked(intent, caller.opening if first else None)
         while verdict.scope is not None and await caller.reservations.one_ends():
-            verdict = await self._asked(self._row, caller.opening if first else None)
+            verdict = await self._asked(intent, caller.opening if first else None)
         if not verdict.allowed:
             self._refused(verdict)
 
@@ -275,11 +274,10 @@ class _Attempt:
         reached: bool = True,
     ) -> None:
         """Hand the outcome to the store, which writes it before whatever is put later."""
-        assert self._row is not None
         caller, reply = self._caller, self._reply
         kept = {} if reply is None else _kept(reply) | {"cost_micro": caller.cost_of(reply)}
-        row = replace(
-            self._row,
+        row = AttemptRow(
+            **self._begun,
             state=state,
             error_type=error_type,
             error_message=error_message,

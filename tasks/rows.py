@@ -41,6 +41,8 @@ DONE = frozenset({"ok", "skipped"})
 SCORES_AT_ONCE = 1000
 """Per-row records of a once step that one transaction takes."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` makes one for each value
+
 
 @dataclass(slots=True)
 class ShardCounts:
@@ -256,30 +258,40 @@ def _closing(
     ctx: StepContext, opening: RecordRow, ending: tuple[RecordStatus, RowResult | None, Exception | None]
 ) -> RecordRow:
     status, result, error = ending
-    ended = dataclasses.replace(opening, status=status, finished_at=ctx.clock.now(), error=_error_json(error))
+    left: dict[str, Any]
     if result is not None:
-        return dataclasses.replace(
-            ended,
-            value_key=result.value_key,
-            reused_from=result.reused_from,
-            inputs=_json(result.inputs),
-            messages=_json(result.messages),
-            output=canonical(result.output),
-            tokens_in=result.tokens_in,
-            tokens_out=result.tokens_out,
-            cost_micro=result.cost_micro,
-            attempts=result.attempts,
-        )
-    output, tally = getattr(error, "output", None), getattr(error, "tally", None)
-    return dataclasses.replace(
-        ended,
-        inputs=_json(getattr(error, "inputs", None)),
-        messages=_json(getattr(error, "messages", None)),
-        output=canonical(output) if output is not None else None,
-        tokens_in=getattr(tally, "tokens_in", None),
-        tokens_out=getattr(tally, "tokens_out", None),
-        cost_micro=getattr(tally, "cost_micro", None),
-        attempts=len(ctx.store.attempts(opening.id, payloads=False)),
+        left = {
+            "value_key": result.value_key,
+            "reused_from": result.reused_from,
+            "inputs": _json(result.inputs),
+            "messages": _json(result.messages),
+            "output": canonical(result.output),
+            "tokens_in": result.tokens_in,
+            "tokens_out": result.tokens_out,
+            "cost_micro": result.cost_micro,
+            "attempts": result.attempts,
+        }
+    else:
+        output, tally = getattr(error, "output", None), getattr(error, "tally", None)
+        left = {
+            "inputs": _json(getattr(error, "inputs", None)),
+            "messages": _json(getattr(error, "messages", None)),
+            "output": canonical(output) if output is not None else None,
+            "tokens_in": getattr(tally, "tokens_in", None),
+            "tokens_out": getattr(tally, "tokens_out", None),
+            "cost_micro": getattr(tally, "cost_micro", None),
+            "attempts": len(ctx.store.attempts(opening.id, payloads=False)),
+        }
+    return RecordRow(
+        id=opening.id,
+        run_id=opening.run_id,
+        step=opening.step,
+        row=opening.row,
+        status=status,
+        started_at=opening.started_at,
+        finished_at=ctx.clock.now(),
+        error=_error_json(error),
+        **left,
     )
 
 
@@ -318,7 +330,7 @@ def _error_json(error: Exception | None) -> bytes | None:
 
 
 def _json(value: Any) -> bytes | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return None if value is None else _ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
 def _limit(ctx: StepContext) -> asyncio.Semaphore:

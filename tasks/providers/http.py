@@ -199,8 +199,7 @@ class Endpoint:
             received.headers = response.headers
             unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
             while True:
-                async with asyncio.timeout(self._deadlines.between_chunks):
-                    chunk = await response.content.readany()
+                chunk = await self._part(response.content)
                 if not chunk:
                     break
                 received.body += unpack.feed(chunk, self._max_bytes + 1 - len(received.body))
@@ -211,6 +210,15 @@ class Endpoint:
                         hint="Set max_tokens, or HEADRACE_MAX_RESPONSE_BYTES if such answers are right.",
                     )
             unpack.check_end()
+
+    async def _part(self, content: aiohttp.StreamReader) -> bytes:
+        """Return the next part of an answer, or nothing at its end."""
+        # A short answer has come whole with its head; only who waits for a part needs a deadline.
+        part = content.read_nowait()
+        if part or content.at_eof():
+            return part
+        async with asyncio.timeout(self._deadlines.between_chunks):
+            return await content.readany()
 
     def _reply(self, received: _Received, failure: HeadraceError | None) -> Reply:
         body = self.without_key(bytes(received.body))
