@@ -20,6 +20,7 @@ from chains.spec import kind_of
 from chains.store import RunRow, StepRow
 from chains.store.rows import RunStatus, StepStatus
 from flows.costs import cost_of_run
+from flows.garbage import rare_collections
 from flows.prepared import PreparedRun, note_anew
 from flows.stopping import Stop, listen
 from tasks.context import Progress, StepContext
@@ -138,7 +139,8 @@ async def execute(
         execution.tracks[step_id] = _Track(1 if step_id in run.once else len(shards))
     _write_steps(run)
     try:
-        await _run_units(execution)
+        with rare_collections():
+            await _run_units(execution)
     except asyncio.CancelledError:
         if execution.stop.lost:
             raise _taken_over(run) from None
