@@ -27,6 +27,7 @@ from chains.store import Store, open_store
 from flows.artifacts import RunProgress, leave_artifact
 from flows.closing import close_unfinished, until_free
 from flows.executor import Unit, Work, execute
+from flows.gates import tell_failed_gate
 from flows.prefect_client import shared_clients
 from flows.prefect_server import without_password
 from flows.prepared import PreparedRun, note_flow_run, prepare
@@ -121,7 +122,8 @@ class PrefectStarter:
         return kept[-1]
 
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
-        """Begin to leave the step's artifact; the steps after it do not wait."""
+        """Tell of a gate that was not met, and begin to leave the step's artifact; nobody waits for it."""
+        tell_failed_gate(run, step_id, status)
         self.aside(leave_artifact(run, step_id, status))
 
     def aside(self, work: Coroutine[Any, Any, None]) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from servers.prefect_api import artifacts, flow_run, task_runs
+from servers.prefect_api import artifacts, ask, flow_run, task_runs
 
 pytestmark = pytest.mark.e2e
 
@@ -76,3 +76,26 @@ def test_without_a_server_a_run_brings_its_own_and_leaves_its_records_behind(des
     assert done.code == 0, done.err
     assert "Waiting for a Prefect server" in done.err
     assert (desk.folder / "prefect" / "prefect.db").exists()
+
+
+def test_a_gate_that_is_not_met_is_an_event_about_the_flow_run(prefect_desk, prefect_url: str) -> None:
+    desk = prefect_desk()
+    gate = '    metrics: [accuracy, f1_macro]\n    gate: "accuracy.value > 2"\n'
+    desk.chain.write_text(desk.chain.read_text().replace("    metrics: [accuracy, f1_macro]\n", gate))
+    done = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(3)), "--json")
+    assert done.code == 1
+    run_id = done.json()["run_id"]
+    about = {"resource": {"id": [f"headrace.run.{run_id}"]}, "event": {"name": ["headrace.gate.failed"]}}
+    for _ in range(100):
+        found = ask(prefect_url, "events/filter", {"filter": about})["events"]
+        if found:
+            break
+        time.sleep(0.1)
+    [event] = found
+    assert (
+        event["payload"]["step"] == "score"
+        and "'accuracy.value > 2' is not met" in event["payload"]["message"]
+    )
+    assert event["resource"]["headrace.chain"] == "desk"
+    flow = flow_run(prefect_url, run_id)
+    assert f"prefect.flow-run.{flow['id']}" in {one["prefect.resource.id"] for one in event["related"]}

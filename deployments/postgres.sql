@@ -1,0 +1,2 @@
+-- Run once, when the volume is new: the database of Prefect is made by the image, the store's here.
+CREATE DATABASE headrace;
