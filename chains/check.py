@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chains.check_evaluate import check_evaluate
 from chains.check_references import (
     Subject,
     check_references,
@@ -115,7 +116,10 @@ def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
                     files.require((*at, "data", "validation"), step.data.validation)
                 check_store_model(subject, (*at, "base"), words, step.base)
             case EvaluateStep():
-                pass
+                check_evaluate(subject, at, step, _known)
+                for place, check in enumerate(step.checks):
+                    if check.python is not None:
+                        _check_python(subject, (*at, "checks", place, "python"), words, check.python)
 
 
 class _Files:

@@ -22,7 +22,7 @@ from chains.spec import (
     Step,
     runs_once,
 )
-from chains.step_outputs import METRIC_PARTS, OTHER_WORDS, answer_fields, declared_outputs
+from chains.step_outputs import METRIC_PARTS, OTHER_WORDS, answer_fields, declared_outputs, figures_of
 from chains.suggest import closest, did_you_mean
 from chains.templates import has_expression, syntax_error
 
@@ -170,7 +170,7 @@ def _deeper_problem(subject: Subject, step: Step, reference: Reference, reads: s
     known: tuple[str, ...] | None = None
     if isinstance(step, PromptStep) and first == "output":
         known = answer_fields(step, subject.files) or None
-    elif isinstance(step, EvaluateStep) and first in step.measured:
+    elif isinstance(step, EvaluateStep) and first in figures_of(step):
         known = METRIC_PARTS
     if known is None or second in known:
         return None
@@ -228,7 +228,7 @@ def _check_gate(subject: Subject, step_id: str, step: Step) -> None:
         if reference.root not in known:
             message = f"{reads}, but it can read the step's own results only: {list(known)}"
             note(subject, template, place, (message, _near(reference.root, known)))
-        elif isinstance(step, EvaluateStep) and reference.root in step.measured:
+        elif isinstance(step, EvaluateStep) and reference.root in figures_of(step):
             if not reference.path:
                 note(
                     subject,

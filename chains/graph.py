@@ -141,6 +141,22 @@ def own_templates(step_id: str, step: Step) -> Iterator[StepTemplate]:
             ):
                 if source is not None:
                     yield StepTemplate((*at, "evaluate", name), source, may_read_row=True)
+            for path, source in judging_texts(step):
+                yield StepTemplate((*at, *path), source, may_read_row=True)
+
+
+def judging_texts(step: EvaluateStep) -> Iterator[tuple[YamlPath, str]]:
+    """Yield the place below an evaluate step and the source of each text that its judges and checks read."""
+    for name, judge in step.judges.items():
+        for key in ("rubric", "question", "context", "against", "human"):
+            source = getattr(judge, key)
+            if source is not None:
+                yield ("judges", name, key), source
+    for place, check in enumerate(step.checks):
+        for key in ("contains", "equals", "rubric"):
+            source = getattr(check, key)
+            if source is not None:
+                yield ("checks", place, key), source
 
 
 def prompt_templates(step_id: str, sources: Sequence[str]) -> list[StepTemplate]:
@@ -176,6 +192,8 @@ def unread_needs(step_id: str, chain: Chain) -> frozenset[str]:
     """Return the steps that come first without being read: `after`, a collection's, a trained model's."""
     step = chain.steps[step_id]
     found = {name for name in step.after if name in chain.steps}
+    if isinstance(step, EvaluateStep):
+        found |= {name for name in step.timed if name in chain.steps}
     trained = {name for model in models_of(step, chain) if (name := published_name(model, chain))}
     for other_id, other in chain.steps.items():
         if isinstance(other, EmbedStep) and isinstance(step, RetrieveStep) and other.into == step.retrieve:
@@ -198,9 +216,23 @@ def models_of(step: Step, chain: Chain) -> list[str]:
             names = [step.model]
         case FinetuneStep():
             names = [step.base]
+        case EvaluateStep():
+            names = [judge_model(step, name, chain) for name in judging_names(step)]
+            names += [step.embedder] if "similarity" in step.measured else []
         case _:
             names = []
     return [name for name in names if name is not None]
+
+
+def judging_names(step: EvaluateStep) -> list[str]:
+    """Return the names of all that a model judges: the judges, and the checks with a rubric."""
+    return [*step.judges, *(step.check_names[place] for place in step.rubric_checks)]
+
+
+def judge_model(step: EvaluateStep, name: str, chain: Chain) -> str | None:
+    """Return the model that a judge asks: its own, else the step's, else the chain's default."""
+    own = step.judges[name].model if name in step.judges else None
+    return own or step.model or chain.defaults.model
 
 
 def published_name(model: str, chain: Chain) -> str | None:

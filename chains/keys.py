@@ -17,12 +17,14 @@ from typing import Any, Final
 from chains.errors import InputInvalid
 from chains.spec import (
     Architecture,
+    Check,
     Chunking,
     Collection,
     Comparison,
     EmbedStep,
     EvaluateStep,
     FinetuneStep,
+    Judge,
     Model,
     Part,
     PrepareStep,
@@ -192,8 +194,20 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
     EvaluateStep: {
         "evaluate": "as the rendered predictions and references",
         "metrics": "decides what is computed",
+        "judges": "as the messages that each judge is sent",
+        "checks": "decides what is computed; a rubric as the messages that the model is sent",
+        "model": "as the provider's identity",
+        "embedder": "as the provider's identity",
+        "timed": "decides what is computed",
         "gate": "decides whether the step passes",
     },
+    Judge: dict.fromkeys(
+        ("ask", "rubric", "scale", "question", "context", "against", "human", "model"),
+        "as the messages that the judge is sent, or as what it is compared with",
+    ),
+    Check: dict.fromkeys(
+        ("name", "contains", "equals", "regex", "is_json", "rubric", "python"), "decides what is computed"
+    ),
     Chunking: {"tokens": "decides the chunks", "overlap": "decides the chunks"},
     Split: dict.fromkeys(("train", "validation", "test", "seed", "group"), "decides which row goes where"),
     TrainingFiles: dict.fromkeys(("train", "validation"), "as the hash of the file"),
@@ -238,7 +252,7 @@ LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
     PythonStep: _OUT_STEP,
     PrepareStep: _OUT_KEPT,
     FinetuneStep: _OUT_STEP,
-    EvaluateStep: _OUT_STEP,
+    EvaluateStep: _OUT_CALLING,
     Model: {
         "api_key": "a secret, and it does not change the answer",
         "device": "where the model runs; its number format is in the key",

@@ -118,7 +118,7 @@ def _planned(
         once=once,
         pool=step.pool or (model.pool if model is not None else None),
         needs=tuple(other for other in graph.order if other in graph.needs[step_id]),
-        calls=_calls(step, times),
+        calls=_judgements(step, rows) if isinstance(step, EvaluateStep) else _calls(step, times),
         tokens_in_estimate=None if sources is None else times * _tokens(sources, sample),
         model=_described(step, name, model),
         reuse=_reuse(step, model),
@@ -135,6 +135,13 @@ def _calls(step: Step, times: int) -> int | None:
             return times
         case _:
             return 0
+
+
+def _judgements(step: EvaluateStep, rows: int) -> int:
+    """Return the most calls that judges and rubric checks make: a bad verdict is asked for once more."""
+    asked = sum(2 if judge.ask == "pairwise" else 1 for judge in step.judges.values())
+    judged = 2 * rows * (asked + len(step.rubric_checks))
+    return judged + (2 * rows if "similarity" in step.measured else 0)
 
 
 def _sources(step_id: str, step: Step, chain_file: ChainFile) -> list[str] | None:
@@ -188,7 +195,8 @@ def _reuse(step: Step, model: Model | None) -> str:
         case FinetuneStep():
             return "seeded: reused when the data, the base and the parameters are the same"
         case EvaluateStep():
-            return "computed anew: it costs nothing"
+            asks = bool(step.judges or step.rubric_checks)
+            return _prompt_reuse(model) if asks else "computed anew: it costs nothing"
         case PythonStep():
             return "called anew: what a function reads is not known"
 

@@ -51,9 +51,14 @@ def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, .
         case FinetuneStep():
             return FINETUNE_OUTPUTS
         case EvaluateStep():
-            return (*step.measured, "rows", "missing", *evaluate_details(step))
+            return (*figures_of(step), "rows", "missing", *evaluate_details(step))
         case _:
             return None
+
+
+def figures_of(step: EvaluateStep) -> tuple[str, ...]:
+    """Return the names of an evaluate step's figures, each a value with its interval."""
+    return (*step.measured, *step.judges, *(("passed",) if step.checks else ()))
 
 
 def evaluate_details(step: EvaluateStep) -> tuple[str, ...]:
@@ -65,6 +70,8 @@ def evaluate_details(step: EvaluateStep) -> tuple[str, ...]:
         found.append("by_field")
     if step.evaluate.confidence is not None:
         found.append("calibration")
+    if step.checks:
+        found.append("checks")
     return tuple(found)
 
 

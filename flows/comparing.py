@@ -7,6 +7,7 @@ tasks.metrics.compare says.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chains.diff.alignment import pair_rows
@@ -16,6 +17,10 @@ from chains.spec import EvaluateStep
 if TYPE_CHECKING:
     from chains.diff import RecordedRun
     from chains.store import Store
+
+
+MOST_MOVES = 100
+"""Rows whose score changed that are told one by one."""
 
 
 def compared_metrics(store: Store, before: RecordedRun, after: RecordedRun) -> list[dict[str, Any]]:
@@ -45,8 +50,25 @@ def _of_step(store: Store, before: RecordedRun, after: RecordedRun, step: str) -
         ]
         lines.append(
             {"step": step, "metric": metric, "before": values[0], "after": values[1], **_difference(scores)}
+            | {"changed": _changed(pairs, old, new, metric)}
         )
     return sorted(lines, key=lambda line: str(line["metric"]))
+
+
+def _changed(
+    pairs: Iterable[tuple[int, int]],
+    old: Mapping[int, Mapping[str, float]],
+    new: Mapping[int, Mapping[str, float]],
+    metric: str,
+) -> dict[str, Any]:
+    """Return how many rows score better and worse than before, and the first of them with both scores."""
+    moves = [
+        {"row": left, "row_after": right, "before": old[left][metric], "after": new[right][metric]}
+        for left, right in pairs
+        if metric in old[left] and metric in new[right] and old[left][metric] != new[right][metric]
+    ]
+    better = sum(move["after"] > move["before"] for move in moves)
+    return {"better": better, "worse": len(moves) - better, "rows": moves[:MOST_MOVES]}
 
 
 def _scores(store: Store, run_id: str, step: str) -> dict[int, dict[str, float]]:

@@ -63,7 +63,8 @@ def limits_of(ctx: StepContext) -> tuple[Limit, ...]:
     """Return every limit that a call of this step has now; a day ends at midnight UTC."""
     settings = ctx.settings
     own = [
-        _limit(f"step:{ctx.run_id}/{ctx.step_id}", getattr(ctx.step, "budget", None)),
+        # a judge's calls, of step `score-polite`, are those of the step `score`
+        _limit(f"step:{ctx.run_id}/{ctx.step_id.partition('-')[0]}", getattr(ctx.step, "budget", None)),
         _limit(f"run:{ctx.run_id}", ctx.chain_file.chain.budget),
     ]
     most = (settings.budget_usd_per_day, settings.budget_tokens_per_day, settings.budget_calls_per_day)

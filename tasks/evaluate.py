@@ -7,20 +7,25 @@ how a metric is computed in tasks.metrics. Invariant: rows + unlabelled = the ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from chains.errors import GateNotMet, HeadraceError, StepFailed
+from chains.graph import judging_texts
 from chains.spec import EvaluateStep
-from chains.step_outputs import evaluate_details
+from chains.step_outputs import evaluate_details, figures_of
 from chains.templates import evaluate
-from tasks.context import OnceJob, RowResult, RowScore, RowView, StepContext
+from tasks.context import OnceJob, RowResult, RowScore, StepContext
 from tasks.metrics import METRICS, cells
 from tasks.metrics.calibration import calibration
 from tasks.metrics.classes import confusion, per_class
 from tasks.metrics.estimate import PLACES
 from tasks.metrics.structure import by_field
+from tasks.scoring import similarity, spent
+from tasks.scoring.checks import checked
 from tasks.scoring.compared import Compared, compared
+from tasks.scoring.figures import Figure
+from tasks.scoring.judges import judged
 
 
 async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
@@ -30,20 +35,51 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     the gate is false.
     """
     step = cast(EvaluateStep, ctx.step)
-    output, scored = await asyncio.to_thread(_score, step, job.rows())
-    result = RowResult(output=output, row_records=[_row_score(step, item) for item in scored])
+    views = job.rows()
+    rows = await asyncio.to_thread(compared, step, views, _templates(step))
+    figures = await _figures(ctx, step, rows)
+    output = await asyncio.to_thread(_output, step, rows, figures)
+    output["unlabelled"] = len(views) - len(rows)
+    checks: dict[str, Figure] = {}
+    if step.checks:
+        figures["passed"], checks = await checked(ctx, step, rows)
+        output["passed"] = figures["passed"].to_dict()
+        output["checks"] = {name: figure.to_dict() for name, figure in checks.items()}
+    records = [_row_score(step, item, figures, checks) for item in rows]
+    result = RowResult(output=output, row_records=records)
     _judge(ctx, step, result)
     return result
 
 
-def _score(step: EvaluateStep, views: Sequence[RowView]) -> tuple[dict[str, Any], list[Compared]]:
-    confidence = step.evaluate.confidence
-    rows = compared(step, views, {} if confidence is None else {"confidence": confidence})
+def _templates(step: EvaluateStep) -> dict[str, str]:
+    """Return what is rendered for each row besides prediction and reference, by the place of its text."""
+    found = {".".join(map(str, path)): source for path, source in judging_texts(step)}
+    if step.evaluate.confidence is not None:
+        found["confidence"] = step.evaluate.confidence
+    return found
+
+
+async def _figures(ctx: StepContext, step: EvaluateStep, rows: Sequence[Compared]) -> dict[str, Figure]:
+    """Return the figures that need more than a prediction and a reference."""
+    found: dict[str, Figure] = {}
+    names = [name for name in step.measured if name in spent.NAMES]
+    if names:
+        found |= await asyncio.to_thread(spent.spent, ctx, step, names, rows)
+    if similarity.NAME in step.measured:
+        found[similarity.NAME] = await similarity.similar(ctx, step, rows)
+    for name in step.judges:
+        found[name] = await judged(ctx, step, name, rows)
+    return found
+
+
+def _output(step: EvaluateStep, rows: Sequence[Compared], figures: Mapping[str, Figure]) -> dict[str, Any]:
     pairs = [item.pair for item in rows]
-    output: dict[str, Any] = {name: METRICS[name].estimate(pairs).to_dict() for name in step.measured}
+    output: dict[str, Any] = {
+        name: METRICS[name].estimate(pairs).to_dict() for name in step.measured if name in METRICS
+    }
+    output |= {name: figure.to_dict() for name, figure in figures.items()}
     output |= {"rows": len(rows), "missing": sum(pair.missing for pair in pairs)}
-    output["unlabelled"] = len(views) - len(rows)
-    return output | _details(step, rows), rows
+    return output | _details(step, rows)
 
 
 def _details(step: EvaluateStep, rows: Sequence[Compared]) -> dict[str, Any]:
@@ -74,13 +110,23 @@ def _said(item: Compared) -> tuple[float, bool]:
     return float(value), bool(METRICS["accuracy"].estimate([item.pair]).value)
 
 
-def _row_score(step: EvaluateStep, item: Compared) -> RowScore:
-    scores = {
+def _row_score(
+    step: EvaluateStep, item: Compared, figures: Mapping[str, Figure], checks: Mapping[str, Figure]
+) -> RowScore:
+    scores: dict[str, float] = {
         name: round(metric.score(item.pair), PLACES)
         for name in step.measured
-        if (metric := METRICS[name]).score is not None
+        if (metric := METRICS.get(name)) is not None and metric.score is not None
     }
-    output = {"prediction": item.pair.prediction, "reference": item.pair.reference, "scores": scores}
+    every = {**figures, **checks}
+    scores |= {name: figure.scores[item.row] for name, figure in every.items() if item.row in figure.scores}
+    unscored = {
+        name: figure.unscored[item.row] for name, figure in every.items() if item.row in figure.unscored
+    }
+    reasons = {name: figure.per_row[item.row] for name, figure in every.items() if item.row in figure.per_row}
+    output: dict[str, Any] = {"prediction": item.pair.prediction, "reference": item.pair.reference}
+    output |= {"scores": scores} | ({"unscored": unscored} if unscored else {})
+    output |= {"verdicts": reasons} if reasons else {}
     return RowScore(item.row, output if item.reason is None else {**output, "missing": item.reason})
 
 
@@ -91,7 +137,7 @@ def _judge(ctx: StepContext, step: EvaluateStep, result: RowResult) -> None:
     try:
         if evaluate(step.gate, result.output):
             return
-        measured = ", ".join(f"{name} {_shown(result.output[name])}" for name in step.measured)
+        measured = ", ".join(f"{name} {_shown(result.output[name])}" for name in figures_of(step))
         raise GateNotMet(f"step {ctx.step_id!r}: the gate '{step.gate}' is not met: {measured}.")
     except HeadraceError as error:
         error.output, error.row_records = result.output, result.row_records

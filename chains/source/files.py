@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chains.source.marks import YamlPath
-from chains.spec import Chain, PromptStep, PythonStep
+from chains.spec import Chain, EvaluateStep, PromptStep, PythonStep
 from chains.suggest import did_you_mean, shown
 
 PROMPT_ENDINGS = (".md", ".txt", ".jinja", ".j2")
@@ -68,6 +68,10 @@ def named_files(chain: Chain) -> Iterator[NamedFile]:
                     yield NamedFile((*at, "output"), file)
         elif isinstance(step, PythonStep) and (file := python_file(step.python)):
             yield NamedFile((*at, "python"), file)
+        elif isinstance(step, EvaluateStep):
+            for place, check in enumerate(step.checks):
+                if check.python is not None and (file := python_file(check.python)):
+                    yield NamedFile((*at, "checks", place, "python"), file)
 
 
 def prompt_texts(step: PromptStep, at: YamlPath) -> Iterator[tuple[YamlPath, str, str]]:

@@ -12,8 +12,10 @@ from chains.spec.chain import (
     Input,
 )
 from chains.spec.evaluating import (
+    Check,
     Comparison,
     EvaluateStep,
+    Judge,
     MetricName,
 )
 from chains.spec.kinds import (
@@ -70,6 +72,7 @@ __all__ = [
     "CacheMode",
     "CallingStep",
     "Chain",
+    "Check",
     "Chunking",
     "Collection",
     "Comparison",
@@ -80,6 +83,7 @@ __all__ = [
     "Expression",
     "FinetuneStep",
     "Input",
+    "Judge",
     "KeptStep",
     "Limits",
     "MetricName",

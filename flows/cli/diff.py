@@ -152,6 +152,8 @@ def _metric_line(line: dict[str, Any]) -> dict[str, Any]:
         "before": f"{line['before']:.3f}",
         "after": f"{line['after']:.3f}",
         "paired difference, 95 %": shown,
+        "p": f"{paired['p']:.3g}" if paired is not None and paired["p"] is not None else "-",
+        "rows better, worse": f"{line['changed']['better']}, {line['changed']['worse']}",
         "verdict": paired["verdict"] if paired is not None else "has no score for a row",
     }
 

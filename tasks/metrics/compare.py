@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from chains.errors import StepFailed
-from tasks.metrics.estimate import FEW, PLACES, t_half_width, wilson
-from tasks.metrics.resampling import bootstrap_interval
+from tasks.metrics.estimate import CONFIDENCE, FEW, PLACES, t_cdf, t_half_width, t_quantile, wilson
+from tasks.metrics.resampling import draw_statistic, interval_of
 
 MANY = 100
 """From here on the percentile bootstrap covers 92-94 %; below it the paired t does better."""
@@ -27,7 +27,9 @@ Verdict = Literal["better", "worse", "no difference shown", "too few rows"]
 class PairedDifference:
     """The mean of (after - before) over rows with its 95 % interval.
 
-    `p` is McNemar's exact one where all scores are 0 or 1, else None.
+    `p` is McNemar's exact one where all scores are 0 or 1. Else it is the paired t test's below 100 rows, and
+    from there on the bootstrap's: how often the difference of a resample falls on the other side of 0, twice.
+    None where all rows differ by the same.
     """
 
     difference: float
@@ -67,8 +69,10 @@ def compare(before: Sequence[float], after: Sequence[float]) -> PairedDifference
         return PairedDifference(value, *_all_equal(value, n), n, "wilson", p)
     if n < MANY:
         half = t_half_width(differences)
+        p = _t_p(differences) if p is None else p
         return PairedDifference(value, max(-1.0, value - half), min(1.0, value + half), n, "t", p)
-    low, high = _bootstrap(differences)
+    low, high, beyond = _bootstrap(differences)
+    p = beyond if p is None else p
     return PairedDifference(value, min(low, value), max(high, value), n, "bootstrap", p)
 
 
@@ -106,9 +110,22 @@ def _all_equal(value: float, n: int) -> tuple[float, float]:
     return min(2 * as_share.low - 1, value), max(2 * as_share.high - 1, value)
 
 
-def _bootstrap(differences: Sequence[float]) -> tuple[float, float]:
+def _t_p(differences: Sequence[float]) -> float:
+    """Return the two-sided p of the paired t test."""
+    n = len(differences)
+    half = t_half_width(differences)
+    t = abs(math.fsum(differences) / n) / (half / t_quantile((1 + CONFIDENCE) / 2, n - 1))
+    return max(0.0, min(1.0, 2 * (1 - t_cdf(t, n - 1))))
+
+
+def _bootstrap(differences: Sequence[float]) -> tuple[float, float, float]:
     import numpy as np
 
     cells = sorted(Counter(differences).items())
     values = np.array([value for value, _ in cells])
-    return bootstrap_interval([count for _, count in cells], lambda draws: draws @ values / len(differences))
+    counts = [count for _, count in cells]
+    drawn = draw_statistic(counts, lambda draws: np.asarray(draws @ values / len(differences)))
+    low, high = interval_of(drawn)
+    # the rows themselves are one more draw, so that p is never 0
+    other = min(int((drawn <= 0).sum()), int((drawn >= 0).sum())) + 1
+    return low, high, min(1.0, 2 * other / (len(drawn) + 1))

@@ -1,7 +1,7 @@
 """A measured value with its 95 % interval.
 
-Owns Estimate and the three ways to get an interval: Wilson for shares, Student's t for means, a seeded
-percentile bootstrap for everything else. Knows nothing of texts or of steps.
+Owns Estimate and the ways to get an interval: Wilson for shares, Student's t for means, order statistics for
+percentiles, a seeded percentile bootstrap for everything else. Knows nothing of texts or of steps.
 Invariant: an Estimate's numbers are finite and low <= value <= high; a NaN is an error, never a number.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from chains.errors import StepFailed
 
-Method = Literal["wilson", "t", "bootstrap"]
+Method = Literal["wilson", "t", "bootstrap", "exact"]
 
 CONFIDENCE = 0.95
 FEW = 10
@@ -26,7 +26,7 @@ _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value between 0 and 1, its 95 % interval, the rows behind it, and how the interval was made."""
+    """A value, its 95 % interval, the rows behind it, and how the interval was made."""
 
     value: float
     low: float
@@ -81,6 +81,48 @@ def mean(scores: Sequence[float]) -> Estimate:
     return Estimate(value, max(0.0, value - half), min(1.0, value + half), n, "t")
 
 
+def amount(values: Sequence[float]) -> Estimate:
+    """Estimate the mean of amounts that have no upper end (seconds, dollars) by Student's t.
+
+    One value alone has no spread: its interval is itself, and `n` says so.
+    """
+    n = len(values)
+    _needs_rows(n)
+    value = math.fsum(values) / n
+    half = t_half_width(values) if n > 1 else 0.0
+    return Estimate(value, min(value, max(0.0, value - half)), value + half, n, "t")
+
+
+def percentile(values: Sequence[float], share: float) -> Estimate:
+    """Estimate a percentile by the order statistics that hold it (exact, from the binomial distribution).
+
+    With few rows no pair of them holds a far percentile in 95 %; the interval then ends at the last row.
+    """
+    n = len(values)
+    _needs_rows(n)
+    ordered = sorted(values)
+    place = share * (n - 1)
+    below, rest = int(place), place - int(place)
+    value = ordered[below] + (rest * (ordered[below + 1] - ordered[below]) if rest else 0.0)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = _binomial_place(n, share, tail), _binomial_place(n, share, 1 - tail)
+    return Estimate(
+        value, min(value, ordered[max(0, low - 1)]), max(value, ordered[min(n - 1, high)]), n, "exact"
+    )
+
+
+def _binomial_place(n: int, share: float, probability: float) -> int:
+    """Return the smallest k with P(Binomial(n, share) <= k) >= probability."""
+    log_term = n * math.log1p(-share)
+    total = math.exp(log_term)
+    k = 0
+    while total < probability and k < n:
+        log_term += math.log((n - k) / (k + 1)) + math.log(share / (1 - share))
+        k += 1
+        total += math.exp(log_term)
+    return k
+
+
 def t_half_width(values: Sequence[float]) -> float:
     """Return half the width of the t interval of the mean of at least two values."""
     n = len(values)
@@ -98,11 +140,11 @@ def t_quantile(p: float, degrees: int) -> float:
     if degrees > 200:
         return _t_expansion(NormalDist().inv_cdf(p), degrees)
     low, high = 0.0, 1.0
-    while _t_cdf(high, degrees) < p:
+    while t_cdf(high, degrees) < p:
         high *= 2
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_cdf(middle, degrees) < p else (low, middle)
+        low, high = (middle, high) if t_cdf(middle, degrees) < p else (low, middle)
     return (low + high) / 2
 
 
@@ -113,7 +155,8 @@ def _t_expansion(z: float, degrees: int) -> float:
     return z + first / degrees + second / degrees**2 + third / degrees**3
 
 
-def _t_cdf(t: float, degrees: int) -> float:
+def t_cdf(t: float, degrees: int) -> float:
+    """Return the share of Student's t distribution below t (t >= 0)."""
     angle = math.atan(t / math.sqrt(degrees))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = degrees % 2

@@ -29,10 +29,7 @@ def bootstrap_interval(
     `counts` says how many rows fall into each cell. `statistic` takes draws (draws x cells, row counts)
     and gives one number for each draw.
     """
-    import numpy as np
-
-    low, high = np.quantile(draw_statistic(counts, statistic), _tails())
-    return float(low), float(high)
+    return interval_of(draw_statistic(counts, statistic))
 
 
 def bootstrap_intervals(
@@ -43,6 +40,14 @@ def bootstrap_intervals(
 
     low, high = np.quantile(draw_statistic(counts, statistic), _tails(), axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def interval_of(drawn: np.ndarray) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 percentiles of the numbers that were drawn."""
+    import numpy as np
+
+    low, high = np.quantile(drawn, _tails())
+    return float(low), float(high)
 
 
 def draw_statistic(counts: Sequence[int], statistic: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -50,7 +50,7 @@ def test_below_a_hundred_rows_the_interval_is_the_paired_t():
     before, after = rng.random(50), rng.random(50)
     result = compare(before.tolist(), after.tolist())
     expected = stats.ttest_rel(after, before).confidence_interval(0.95)
-    assert (result.method, result.p) == ("t", None)
+    assert (result.method, result.p) == ("t", pytest.approx(stats.ttest_rel(after, before).pvalue))
     assert (result.low, result.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
@@ -104,3 +104,15 @@ def test_it_leaves_plain_json():
 def test_scores_that_cannot_be_compared_are_refused(before, after, message):
     with pytest.raises(StepFailed, match=message):
         compare(before, after)
+
+
+def test_the_p_of_a_bootstrap_agrees_with_the_t_test_and_is_never_zero():
+    rng = np.random.default_rng(4)
+    before = rng.random(400)
+    after = np.clip(before + rng.normal(0.01, 0.1, 400), 0, 1)
+    result = compare(before.tolist(), after.tolist())
+    assert result.method == "bootstrap"
+    assert result.p == pytest.approx(stats.ttest_rel(after, before).pvalue, abs=0.02)
+    assert (result.p < 0.05) == (not result.low <= 0 <= result.high)
+    surely = compare(before.tolist(), np.clip(before + 0.3 * rng.random(400), 0, 1).tolist())
+    assert 0 < surely.p < 0.001
