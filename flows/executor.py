@@ -11,20 +11,22 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Protocol
 
-from chains.errors import HeadraceError, StoreConflict
+from chains.errors import StoreConflict
 from chains.spec import kind_of
-from chains.store import RunRow, StepRow
+from chains.store import RunRow
 from chains.store.rows import RunStatus, StepStatus
 from flows.costs import cost_of_run
 from flows.garbage import rare_collections
 from flows.prepared import PreparedRun, note_anew
+from flows.step_rows import step_row
 from flows.stopping import Stop, listen
 from tasks.context import Progress, StepContext
-from tasks.rows import ShardCounts, Stopping, run_once, run_shard
+from tasks.rows import DONE, ShardCounts, Stopping, run_once, run_shard
 from tasks.scopes import Scopes
 
 _LOG: Final = logging.getLogger(__name__)
@@ -121,6 +123,7 @@ class _Execution:
     tracks: dict[str, _Track] = field(default_factory=dict)
     memos: dict[str, dict[str, Any]] = field(default_factory=dict)
     begun: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 async def execute(
@@ -137,7 +140,6 @@ async def execute(
     for step_id in run.graph.order:
         execution.memos[step_id] = {}
         execution.tracks[step_id] = _Track(1 if step_id in run.once else len(shards))
-    _write_steps(run)
     try:
         with rare_collections():
             await _run_units(execution)
@@ -196,9 +198,9 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
     status = _step_status(total.statuses, rows_left)
     started = execution.begun.get(step_id)
     counts = {**total.statuses, "reused": total.reused, "resumed": total.resumed}
-    await run.store.aput(
-        _step_row(run, step_id, status, started=started, finished=run.clock.now(), counts=counts)
-    )
+    row = partial(step_row, run.run_id, run.chain, step_id)
+    run.store.hand_over(row(status, started=started, finished=run.clock.now(), counts=counts))
+    execution.ended[step_id] = total.statuses
     await execution.starter.step_ended(run, step_id, status)
 
 
@@ -221,7 +223,7 @@ async def _run_unit(execution: _Execution, unit: Unit, number: int, slots: async
     async with slots:
         if unit.step_id not in execution.begun:
             execution.begun[unit.step_id] = begun = run.clock.now()
-            await run.store.aput(_step_row(run, unit.step_id, "running", started=begun))
+            run.store.hand_over(step_row(run.run_id, run.chain, unit.step_id, "running", started=begun))
         counts = await execution.starter.start(unit, lambda: _work(execution, unit))
     execution.tracks[unit.step_id].end(number)
     return counts
@@ -285,33 +287,6 @@ def _step_status(total: Counter[str], rows_left: int) -> StepStatus:
     return "ok" if total["ok"] else "skipped"
 
 
-def _write_steps(run: PreparedRun) -> None:
-    run.store.put(*(_step_row(run, step_id, "waiting") for step_id in run.graph.order))
-
-
-def _step_row(
-    run: PreparedRun,
-    step_id: str,
-    status: StepStatus,
-    *,
-    started: float | None = None,
-    finished: float | None = None,
-    counts: dict[str, int] | None = None,
-) -> StepRow:
-    step = run.chain.steps[step_id]
-    return StepRow(
-        run_id=run.run_id,
-        id=step_id,
-        kind=kind_of(step),
-        once=step_id in run.once,
-        status=status,
-        started_at=started,
-        finished_at=finished,
-        spec=step.model_dump_json(exclude_defaults=True).encode(),
-        counts=json.dumps(counts or {}).encode(),
-    )
-
-
 def _status(execution: _Execution) -> RunStatus:
     """Decide how the run ended, by the chain's `on_error` and `max_failed_rows`."""
     run = execution.run
@@ -319,6 +294,8 @@ def _status(execution: _Execution) -> RunStatus:
         return "cancelled"
     if execution.stop.failed:
         return "failed"
+    if not run.once and all(set(statuses) <= DONE for statuses in execution.ended.values()):
+        return "ok"
     counts = run.store.counts(run.run_id)
     if any(counts.get(step_id, {}).get("failed") for step_id in run.once):
         return "failed"
@@ -350,31 +327,23 @@ def _close(execution: _Execution, status: RunStatus) -> dict[str, Any]:
     from flows.outputs import run_outputs
 
     run = execution.run
-    if not run.lease.still_mine():
+    outputs = run_outputs(run) if len(run.rows) == 1 else None
+    result: dict[str, Any] = {}
+
+    def row(found: Mapping[str, dict[str, int]]) -> RunRow:
+        counts = {step_id: found[step_id] for step_id in run.graph.order if step_id in found}
+        result.update(
+            run_id=run.run_id,
+            status=status,
+            rows=len(run.rows),
+            counts=counts,
+            cost_micro=cost_of_run(counts),
+            outputs=outputs,
+        )
+        encoded = json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return replace(run.row, status=status, finished_at=run.clock.now(), result=encoded)
+
+    if not run.lease.end(row):
         raise _taken_over(run)
-    run.store.close_lost(run.run_id, status)
-    row = run.store.run(run.run_id)
-    assert isinstance(row, RunRow)  # written by prepare
-    found = run.store.counts(run.run_id)
-    counts = {step_id: found[step_id] for step_id in run.graph.order if step_id in found}
-    result = {
-        "run_id": run.run_id,
-        "status": status,
-        "rows": len(run.rows),
-        "counts": counts,
-        "cost_micro": cost_of_run(counts),
-        "outputs": run_outputs(run) if len(run.rows) == 1 else None,
-    }
-    encoded = json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    run.store.put(replace(row, status=status, finished_at=run.clock.now(), result=encoded))
-    _write_manifest(run)
-    run.lease.give_back()
+    run.store.write_manifest_aside(run.run_id)
     return result
-
-
-def _write_manifest(run: PreparedRun) -> None:
-    """Write the second copy of the run's rows; a run whose rows are safe does not fail for want of it."""
-    try:
-        run.store.write_manifest(run.run_id)
-    except HeadraceError as error:
-        _LOG.warning("The manifest of run %s could not be written: %s", run.run_id, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from chains.clock import Clock
@@ -17,7 +17,8 @@ from chains.errors import Cancelled, HeadraceError, InputInvalid
 from flows.resuming import has_gone
 
 if TYPE_CHECKING:
-    from chains.store import RunRow, Store
+    from chains.store import RunRow, StepRow, Store
+    from chains.store.run_life import Counts
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +45,22 @@ class RunLease:
 
     def take(self) -> bool:
         """Take the lease and keep it; False where another process has it."""
-        if not self._store.lease_run(self._run_id, self.holder, LEASE_S):
+        return self._kept(self._store.lease_run(self._run_id, self.holder, LEASE_S))
+
+    def begin(self, run: RunRow, steps: Iterable[StepRow], files: Mapping[str, bytes]) -> bool:
+        """Write a new run, and take and keep its lease; False where another process has it."""
+        begun = self._store.begin_run(run, steps, holder=self.holder, files=files, lease=LEASE_S)
+        return self._kept(begun)
+
+    def end(self, row: Callable[[Counts], RunRow]) -> bool:
+        """Write the run's end and end the lease; False where another process has it by now."""
+        if self.is_lost or not self._store.end_run(self._run_id, self.holder, row):
+            return False
+        self._ended.set()
+        return True
+
+    def _kept(self, taken: bool) -> bool:
+        if not taken:
             return False
         self._thread = threading.Thread(target=self._keep, name="headrace-lease", daemon=True)
         self._thread.start()

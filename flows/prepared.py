@@ -11,11 +11,12 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chains.clock import Clock
-from chains.errors import EnvironmentLacks, HeadraceError
+from chains.errors import EnvironmentLacks, HeadraceError, InputInvalid
 from chains.spec import Chain, runs_once
 from flows.binding import bind_rows, open_data, refuse_per_row_inputs
 from flows.lease import RunLease, leased_run
@@ -23,6 +24,7 @@ from flows.out_file import check_out
 from flows.overriding import granted, override_budget, override_models
 from flows.request import Resume, RunRequest, request_of
 from flows.resuming import compared, earlier_run, stale_since
+from flows.step_rows import step_row
 from tasks.row_source import RowSource
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class PreparedRun:
     providers: Providers
     collections: Collections
     lease: RunLease
+    row: RunRow
+    """The run's row in the store, as this process wrote it last."""
     resumed: bool = False
     skipped_rows: list[str] = field(default_factory=list)
     anew: dict[str, float] = field(default_factory=dict)
@@ -114,9 +118,11 @@ def prepare(
     refuse_per_row_inputs(chain_file, rows)
     providers, collections = _services(chain_file, request, store=store, settings=settings)
     run_id = earlier.id if earlier is not None else clock.new_id()
+    opening = _Opening(dataset, hashes, earlier)
     prepared = PreparedRun(
         run_id=run_id,
-        lease=leased_run(store, run_id, clock),
+        lease=RunLease(store, run_id, clock) if earlier is None else leased_run(store, run_id, clock),
+        row=_row(run_id, request, chain_file, rows, opening, anew, now=clock.now()),
         request=request,
         chain_file=chain_file,
         graph=graph,
@@ -131,7 +137,7 @@ def prepare(
         anew=anew,
     )
     try:
-        _open_run(prepared, _Opening(dataset, hashes, earlier))
+        _open_run(prepared, earlier)
     except BaseException as error:
         # After Ctrl-C the run's row may still be on its way: the writer closes the run behind it.
         with suppress(HeadraceError):
@@ -167,36 +173,58 @@ def _services(
     return providers, collections
 
 
-def _open_run(prepared: PreparedRun, opening: _Opening) -> None:
-    """Write the run's row: a new one, or the earlier one as running again."""
+def _row(  # noqa: PLR0917 - what there is to say
+    run_id: str,
+    request: RunRequest,
+    chain_file: ChainFile,
+    rows: RowSource,
+    opening: _Opening,
+    anew: dict[str, float],
+    *,
+    now: float,
+) -> RunRow:
+    """Return the run's row: a new one, or the earlier one as running again."""
     from chains.store import RunRow
 
-    store, clock, chain_file = prepared.store, prepared.clock, prepared.chain_file
-    files = {path: store.put_blob(content) for path, content in chain_file.files.items()}
-    options = prepared.request.options() | {"chain": str(chain_file.path.absolute()), "steps": opening.hashes}
-    options |= {"anew": dict(prepared.anew)} if prepared.anew else {}
+    files = {path: sha256(content).hexdigest() for path, content in chain_file.files.items()}
+    options = request.options() | {"chain": str(chain_file.path.absolute()), "steps": opening.hashes}
+    options |= {"anew": dict(anew)} if anew else {}
     dataset, earlier = opening.dataset, opening.earlier
-    run = RunRow(
-        id=prepared.run_id,
+    row = RunRow(
+        id=run_id,
         chain=chain_file.chain.chain,
         chain_hash=chain_file.hash,
         source=chain_file.source,
         files=json.dumps(files).encode(),
-        inputs=json.dumps(dict(prepared.rows.shared), ensure_ascii=False).encode("utf-8", "surrogatepass"),
+        inputs=json.dumps(dict(rows.shared), ensure_ascii=False).encode("utf-8", "surrogatepass"),
         data_path=str(dataset.path.resolve()) if dataset is not None else None,
         data_sha256=dataset.sha256 if dataset is not None else None,
-        rows=len(prepared.rows),
+        rows=len(rows),
         status="running",
-        started_at=clock.now(),
+        started_at=now,
         host=socket.gethostname(),
         pid=os.getpid(),
         options=json.dumps(options).encode(),
-        heartbeat_at=clock.now(),
+        heartbeat_at=now,
     )
+    if earlier is None:
+        return row
+    return replace(row, started_at=earlier.started_at, prefect_flow_run_id=earlier.prefect_flow_run_id)
+
+
+def _open_run(prepared: PreparedRun, earlier: RunRow | None) -> None:
+    """Write the run with its steps. It is leased when it is there, so that no crash leaves one unfound."""
+    run, chain_file, store = prepared.row, prepared.chain_file, prepared.store
+    steps = [step_row(run.id, chain_file.chain, step_id) for step_id in prepared.graph.order]
     if earlier is not None:
-        store.close_lost(earlier.id, "interrupted")
-        run = replace(run, started_at=earlier.started_at, prefect_flow_run_id=earlier.prefect_flow_run_id)
-    store.put(run)  # leased before it is there, so that a crash leaves no run that nobody finds
+        for content in chain_file.files.values():
+            store.put_blob(content)
+        store.close_lost(run.id, "interrupted")
+        store.put(run, *steps)
+        return
+    files = {sha256(content).hexdigest(): content for content in chain_file.files.values()}
+    if not prepared.lease.begin(run, steps, files):
+        raise InputInvalid(f"run {run.id} is there already.", hint="Start the run again.")
 
 
 def note_anew(run: PreparedRun, step_id: str) -> None:
@@ -204,15 +232,14 @@ def note_anew(run: PreparedRun, step_id: str) -> None:
     from chains.changes import with_dependents
 
     steps = with_dependents(frozenset({step_id}), run.graph) - {step_id}
-    row = run.store.run(run.run_id)
-    if row is not None and steps:
+    if steps:
         run.anew |= dict.fromkeys(steps, run.clock.now())
-        options = json.loads(row.options) | {"anew": run.anew}
-        run.store.put(replace(row, options=json.dumps(options).encode()))
+        options = json.loads(run.row.options or b"{}") | {"anew": run.anew}
+        run.row = replace(run.row, options=json.dumps(options).encode())
+        run.store.put(run.row)
 
 
 def note_flow_run(run: PreparedRun, flow_run_id: str) -> None:
-    """Write down which Prefect flow run carries this run."""
-    row = run.store.run(run.run_id)
-    if row is not None:
-        run.store.put(replace(row, prefect_flow_run_id=flow_run_id))
+    """Write down which Prefect flow run carries this run, before any call is sent."""
+    run.row = replace(run.row, prefect_flow_run_id=flow_run_id)
+    run.store.hand_over(run.row)

@@ -79,13 +79,13 @@ def listen(
     old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in old:
-            loop.add_signal_handler(number, signalled)
-    except (ValueError, NotImplementedError, RuntimeError):
+            # The loop's own way would look at each of the system's signals, and does the same.
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(signalled))
+    except ValueError:
         return lambda: None  # not the main thread: whoever owns the signals cancels this task instead
 
     def restore() -> None:
         for number, handler in old.items():
-            loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
     return restore

@@ -9,9 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    and_,
+    bindparam,
+    delete,
+    func,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from chains.errors import InputInvalid
 from chains.store import schema
@@ -92,7 +105,12 @@ def give_back(connection: Connection, keys: Sequence[str], holder: str | None = 
 
 def give_back_all(connection: Connection, holder: str) -> None:
     """End every claim of a holder."""
-    connection.execute(delete(schema.claims).where(schema.claims.c.holder == holder))
+    connection.execute(_given_back(), {"of": holder})
+
+
+@cache
+def _given_back() -> Delete:
+    return delete(schema.claims).where(schema.claims.c.holder == bindparam("of"))
 
 
 def renew(connection: Connection, holder: str, until: float) -> int:

@@ -88,10 +88,11 @@ def driver_text(
 
 def insert_into(connection: Connection, table: Table) -> Any:
     """Return the product's own insert, which can say what to do about a row that is there."""
-    return _insert(table, connection.dialect.name)
+    return insert_for(table, connection.dialect.name)
 
 
-def _insert(table: Table, dialect: str) -> Any:
+def insert_for(table: Table, dialect: str) -> Any:
+    """Return the insert of a database product."""
     # Each product's module takes some 40 ms to load, and a process needs one of them.
     if dialect == "postgresql":
         from sqlalchemy.dialects import postgresql
@@ -106,7 +107,7 @@ def _insert(table: Table, dialect: str) -> Any:
 def upsert(table: Table, dialect: str) -> Insert:
     """Return the insert that replaces a row of the same primary key."""
     keys = [column.name for column in table.primary_key]
-    insert = _insert(table, dialect)
+    insert = insert_for(table, dialect)
     changes = {
         column.name: insert.excluded[column.name] for column in table.columns if column.name not in keys
     }

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select, tuple_
 
 from chains.errors import HeadraceError, StoreDamaged
 from chains.store import manifests, pruning, schema, unpinning
+from chains.store.aside import Aside
 from chains.store.collecting import GRACE_S, orphan_candidates, remove_orphans, remove_temporaries
 from chains.store.connecting import upsert
 from chains.store.files import disk_errors
@@ -44,6 +45,7 @@ class Keeping(Promises):
     """Looking after a store; `Store` adds writing."""
 
     manifests: Place
+    _aside: Aside
 
     def verify(self, *, grace: float = GRACE_S, rebuild: bool = False) -> list[str]:
         """Return what is wrong with the store; an empty list means that every promise holds."""
@@ -54,6 +56,7 @@ class Keeping(Promises):
 
         With `rebuild`, runs that the database has lost are first put back from their manifests.
         """
+        self._aside.drain()
         report = VerifyReport()
         try:
             if rebuild:
@@ -82,6 +85,7 @@ class Keeping(Promises):
         Answers that other runs reused stay with those; models and collections stay. A store with a problem
         is left alone.
         """
+        self._aside.drain()
         report = PruneReport()
         with self.database.errors(), self._reading_engine().connect() as connection:
             doomed = pruning.candidates(connection, before, runs)
@@ -126,6 +130,14 @@ class Keeping(Promises):
         with self.database.errors(), self.database.snapshot(self._reading_engine()) as connection:
             manifests.write(self.manifests, manifests.name_of(run_id), manifests.run_rows(connection, run_id))
             manifests.write(self.manifests, manifests.name_of(None), manifests.shared_rows(connection))
+
+    def write_manifest_aside(self, run_id: str) -> None:
+        """Have the manifest of a run written soon, and before the store is closed or looked after.
+
+        It is a second copy: a run whose rows are safe does not wait for it, nor fail for want of it.
+        """
+        what = f"The manifest of run {run_id} could not be written"
+        self._aside.do(partial(self.write_manifest, run_id), what)
 
     def _rebuild(self, report: VerifyReport) -> None:
         with self.manifests.errors():

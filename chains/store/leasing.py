@@ -8,13 +8,14 @@ the run is taken (chains.store.admitting). Knows nothing of Prefect's states.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, select, update
+from sqlalchemy import Connection, Select, Update, bindparam, delete, or_, select, update
 
 from chains.store import schema
-from chains.store.claiming import give_back_all, is_over
-from chains.store.connecting import insert_into
+from chains.store.claiming import LONGEST_LEASE_S, give_back_all, is_over
+from chains.store.connecting import insert_for, insert_into
 
 
 def take(connection: Connection, run_id: str, holder: str, *, until: float, now: float) -> int | None:
@@ -22,19 +23,23 @@ def take(connection: Connection, run_id: str, holder: str, *, until: float, now:
 
     The claims of the holder before are given back, and an old request to cancel is forgotten.
     """
-    table = schema.leases
-    connection.execute(insert_into(connection, table).values(run_id=run_id, fence=0).on_conflict_do_nothing())
-    query = select(table.c.holder, table.c.fence, is_over(table.c.lease_until, now).label("over"))
-    before = connection.execute(query.where(table.c.run_id == run_id).with_for_update()).one()
+    place = {"of": run_id}
+    connection.execute(_placed(connection.dialect.name), {"run_id": run_id, "fence": 0})
+    before = connection.execute(_looked_at(), place | {"now": now, "limit": now + LONGEST_LEASE_S}).one()
     mine = before.holder == holder
     if before.holder is not None and not mine and not before.over:
         return None
     if before.holder is not None and not mine:
         give_back_all(connection, before.holder)
     fence: int = before.fence if mine else before.fence + 1
-    values = {"holder": holder, "fence": fence, "lease_until": until, "cancel_requested_at": None}
-    connection.execute(update(table).where(table.c.run_id == run_id).values(**values))
+    connection.execute(_given(), place | {"to": holder, "raised": fence, "until": until})
     return fence
+
+
+def is_held(connection: Connection, run_id: str, holder: str) -> bool:
+    """Tell whether the run is this holder's."""
+    found = connection.execute(_holding(), {"of": run_id}).first()
+    return found is not None and found.holder == holder
 
 
 def renew(connection: Connection, holder: str, until: float) -> int:
@@ -50,15 +55,11 @@ def release(connection: Connection, run_id: str, holder: str | None = None) -> N
 
     The fence goes up, so that a holder that did not know of it can write no more.
     """
-    table = schema.leases
-    found = connection.execute(
-        select(table.c.holder).where(table.c.run_id == run_id).with_for_update()
-    ).first()
+    found = connection.execute(_holding(), {"of": run_id}).first()
     if found is None or found.holder is None or holder not in (None, found.holder):
         return
     give_back_all(connection, found.holder)
-    values = {"holder": None, "lease_until": None, "fence": table.c.fence + 1}
-    connection.execute(update(table).where(table.c.run_id == run_id).values(**values))
+    connection.execute(_ended(), {"of": run_id})
 
 
 def request_cancel(connection: Connection, run_id: str, at: float) -> None:
@@ -82,3 +83,43 @@ def lost(columns: Sequence[Any], now: float) -> Select[Any]:
     return query.where(running, leases.c.holder.is_not(None), is_over(leases.c.lease_until, now)).order_by(
         runs.c.started_at, runs.c.id
     )
+
+
+# Each run asks these, so they are built once per process.
+
+
+@cache
+def _placed(dialect: str) -> Any:
+    return insert_for(schema.leases, dialect).on_conflict_do_nothing()
+
+
+@cache
+def _looked_at() -> Select[Any]:
+    table = schema.leases.c
+    over = or_(table.lease_until < bindparam("now"), table.lease_until > bindparam("limit")).label("over")
+    query = select(table.holder, table.fence, over)
+    return query.where(table.run_id == bindparam("of")).with_for_update()
+
+
+@cache
+def _holding() -> Select[Any]:
+    table = schema.leases.c
+    return select(table.holder).where(table.run_id == bindparam("of")).with_for_update()
+
+
+@cache
+def _given() -> Update:
+    values: dict[str, Any] = {
+        "holder": bindparam("to"),
+        "fence": bindparam("raised"),
+        "lease_until": bindparam("until"),
+        "cancel_requested_at": None,
+    }
+    return update(schema.leases).where(schema.leases.c.run_id == bindparam("of")).values(**values)
+
+
+@cache
+def _ended() -> Update:
+    table = schema.leases
+    values: dict[str, Any] = {"holder": None, "lease_until": None, "fence": table.c.fence + 1}
+    return update(table).where(table.c.run_id == bindparam("of")).values(**values)

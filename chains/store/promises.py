@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select, update
 
 from chains.clock import Clock
 from chains.errors import InputInvalid
-from chains.store import claiming, leasing, rates, schema, spending
+from chains.store import claiming, leasing, rates, run_life, schema, spending
 from chains.store.admitting import Condition, Guard, Verdict
 from chains.store.batches import Batch, batch_of
 from chains.store.claiming import LEASE_S, Claim, checked_claim, checked_lease
@@ -181,10 +181,7 @@ class Promises(Reads):
 
         def close(connection: Connection) -> int:
             now = self._clock.now()
-            lost = _closing(schema.attempts, run_id, now, state=("intent", "ambiguous"))
-            number = connection.execute(lost).rowcount
-            connection.execute(_closing(schema.records, run_id, now, status=("running", "cancelled")))
-            connection.execute(_closing(schema.steps, run_id, now, status=("running", "cancelled")))
+            number = run_life.close_open(connection, run_id, now)
             if run_id not in self._leased:  # who takes a run over keeps its own lease
                 leasing.release(connection, run_id)
             ended = {"finished_at": now} if state != "running" else {}
@@ -211,10 +208,3 @@ class Promises(Reads):
 
     def _write(self, work: Callable[[Connection], Any]) -> Any:
         return self._writer().do_blocking(work)
-
-
-def _closing(table: Any, run_id: str, now: float, **change: tuple[str, str]) -> Any:
-    """Return the update of one column of a run's rows from one value to another, with the time."""
-    [(name, (old, new))] = change.items()
-    values = {name: new, "finished_at": now}
-    return update(table).where(table.c.run_id == run_id, table.c[name] == old).values(values)

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import Engine, Select, bindparam, func, or_, select
 
 from chains.errors import InputInvalid, StoreDamaged
 from chains.store import schema
@@ -19,6 +19,7 @@ from chains.store.blobs import Blobs
 from chains.store.connecting import Database
 from chains.store.names import checked_id
 from chains.store.rows import AttemptRow, CollectionRow, ModelRow, RecordRow, RunRow, StepRow
+from chains.store.run_life import counted, sums_of_run
 from chains.store.shapes import ATTEMPTS, COLLECTIONS, MODELS, RECORDS, RUNS, STEPS, RowT, Shape, decode
 
 _KEYS_PER_QUERY: Final = 500
@@ -174,13 +175,7 @@ class Reads:
         Sums: `reused`, `tokens_in`, `tokens_out`, `cost_micro`, `attempts`, and `cost_unknown`, the number of
         records that called out and whose cost is not known.
         """
-        found: dict[str, dict[str, int]] = {}
-        for step, status, number, *sums in self._values(_counts(run_id)):
-            counts = found.setdefault(step, dict.fromkeys(_SUMS, 0))
-            counts[status] = counts.get(status, 0) + number
-            for name, value in zip(_SUMS, sums, strict=True):
-                counts[name] += int(value or 0)
-        return found
+        return counted(self._values(sums_of_run(), {"of": run_id}))
 
     def models(self, name: str | None = None, *, payloads: bool = True) -> list[ModelRow]:
         """Return all versions of one model or of all, newest version first."""
@@ -215,24 +210,6 @@ class Reads:
     def _values(self, query: Select[Any], parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
         with self.database.errors(), self._reading_engine().connect() as connection:
             return connection.execute(query, parameters).all()
-
-
-_SUMS: Final = ("reused", "tokens_in", "tokens_out", "cost_micro", "attempts", "cost_unknown")
-
-
-def _counts(run_id: str) -> Select[Any]:
-    table = schema.records.c
-    unknown = and_(table.attempts > 0, table.cost_micro.is_(None))
-    sums = (
-        func.count(table.reused_from),
-        func.sum(table.tokens_in),
-        func.sum(table.tokens_out),
-        func.sum(table.cost_micro),
-        func.sum(table.attempts),
-        func.sum(case((unknown, 1), else_=0)),
-    )
-    query = select(table.step, table.status, func.count(), *sums).where(table.run_id == run_id)
-    return query.group_by(table.step, table.status).order_by(table.step, table.status)
 
 
 # Asked once per row, so built once per process: building them takes longer than the database does.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,10 +17,12 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, func, select, update
 
 from chains.clock import Clock
-from chains.store import schema
+from chains.store import leasing, run_life, schema
 from chains.store.admitting import Admission, Condition
+from chains.store.aside import Aside
 from chains.store.batches import Batch, BlobNote, batch_of, write_batches
 from chains.store.blobs import Blobs
+from chains.store.claiming import LEASE_S, checked_lease
 from chains.store.connecting import Database
 from chains.store.files import disk_errors, make_folder
 from chains.store.folders import materialise
@@ -29,7 +31,8 @@ from chains.store.keeping import Keeping
 from chains.store.migrating import refuse_newer
 from chains.store.names import checked_id
 from chains.store.places import Place
-from chains.store.rows import ModelRow, Row
+from chains.store.rows import ModelRow, Row, RunRow, StepRow
+from chains.store.run_life import Counts
 from chains.store.standing import standing
 from chains.store.writer import Work, Writer
 
@@ -46,6 +49,7 @@ class Store(Keeping):
         self.manifests = manifests
         self._clock = clock
         self._handles = HandlesByProcess(self._open_handles)
+        self._aside = Aside()
         self._leased = {}
 
     async def aput(self, *rows: Row, fence: int | None = None) -> None:
@@ -69,6 +73,58 @@ class Store(Keeping):
         """How many transactions this process has committed through this store."""
         return self._handles.mine().writer.transactions
 
+    def begin_run(
+        self,
+        run: RunRow,
+        steps: Iterable[StepRow],
+        *,
+        holder: str,
+        files: Mapping[str, bytes],
+        lease: float = LEASE_S,
+    ) -> bool:
+        """Write a new run with its steps and files, and lease it, in one transaction; False if it is leased.
+
+        `run` says in its `files` which of `files` (by sha256) it needs.
+        """
+        checked_id(run.id, "run id"), checked_id(holder, "holder")
+        batch = batch_of([run, *steps])
+        for sha256, content in files.items():
+            batch.notes.append(BlobNote(sha256, len(content), content, pinned=True))
+        self._write_blobs(batch)
+        seconds = checked_lease(lease)
+
+        def begin(connection: Connection) -> int | None:
+            now = self._lease_now(connection)
+            fence = leasing.take(connection, run.id, holder, until=now + seconds, now=now)
+            if fence is not None:
+                self._write_batch(connection, batch)
+            return fence
+
+        fence = self._write(begin)
+        if fence is not None:
+            self._leased[run.id] = fence
+        return fence is not None
+
+    def end_run(self, run_id: str, holder: str, row: Callable[[Counts], RunRow]) -> bool:
+        """Write how a run ended and end its lease, in one transaction; False if it is not the holder's.
+
+        `row` is called in the transaction, with the counts that `counts` would give. What the run left open
+        ends as with `close_lost`.
+        """
+
+        def end(connection: Connection) -> bool:
+            def write(counts: Counts) -> None:
+                batch = batch_of([row(counts)])
+                self._write_blobs(batch)
+                self._write_batch(connection, batch)
+
+            return run_life.end(connection, run_id, holder, now=self._clock.now(), write=write)
+
+        ended: bool = self._write(end)
+        if ended:
+            self._leased.pop(run_id, None)
+        return ended
+
     def publish(self, row: ModelRow) -> ModelRow:
         """Write a model as the next version of its name, which with `is_latest` becomes `@latest`."""
 
@@ -79,7 +135,7 @@ class Store(Keeping):
             if row.is_latest:
                 connection.execute(update(table).where(table.c.name == row.name).values(is_latest=False))
             published = dataclasses.replace(row, version=(newest.scalar_one() or 0) + 1)
-            write_batches(connection, [batch_of([published])], self.blobs, self._clock.now())
+            self._write_batch(connection, batch_of([published]))
             return published
 
         published: ModelRow = self._writer().do_blocking(assign)
@@ -119,6 +175,7 @@ class Store(Keeping):
 
     def close(self) -> None:
         """Write what is waiting and close every connection. Closing twice is fine."""
+        self._aside.drain()
         self._handles.close()
 
     def __enter__(self) -> Self:
@@ -133,6 +190,11 @@ class Store(Keeping):
         for note in batch.notes:
             if note.data is not None:
                 self.blobs.put(note.data)
+
+    def _write_batch(self, connection: Connection, batch: Batch) -> None:
+        if batch.notes:
+            self.database.lock(connection, "blobs", shared=True)
+        write_batches(connection, [batch], self.blobs, self._clock.now())
 
     def _pin(self, note: BlobNote) -> None:
         self._writer().do_blocking(Batch(notes=[note]))

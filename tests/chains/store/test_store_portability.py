@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from chains.store import reading
+from chains.store import reading, run_life
 from chains.store.connecting import upsert
 from chains.store.schema import metadata
 
@@ -24,7 +24,7 @@ def test_each_table_and_its_upsert_can_be_said_to_postgresql(table):
     assert "ON CONFLICT" in str(upsert(table, "postgresql").compile(dialect=DIALECT))
 
 
-@pytest.mark.parametrize("query", [reading._newest_per_key(), reading._counts("r"), reading._at_position()])
+@pytest.mark.parametrize("query", [reading._newest_per_key(), run_life.sums_of_run(), reading._at_position()])
 def test_the_longer_queries_can_be_said_to_postgresql(query):
     assert "SELECT" in str(query.compile(dialect=DIALECT))
 

@@ -1,0 +1,84 @@
+"""The end of a run, and what one that nobody works on any more has left open.
+
+Owns what such a transaction changes, and the sums over a run's records. The statements are built once: to
+build them takes longer than the database does, and a short run is little more. Knows nothing of what a result
+says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, Update, and_, bindparam, case, func, select, update
+
+from chains.store import leasing, schema
+
+Counts = dict[str, dict[str, int]]
+
+_SUMS: Final = ("reused", "tokens_in", "tokens_out", "cost_micro", "attempts", "cost_unknown")
+
+
+def end(
+    connection: Connection, run_id: str, holder: str, *, now: float, write: Callable[[Counts], None]
+) -> bool:
+    """End what is open in a run, have its row written from its counts, and end its lease.
+
+    False, and nothing is written, where the run is not the holder's any more.
+    """
+    if not leasing.is_held(connection, run_id, holder):
+        return False
+    close_open(connection, run_id, now)
+    write(counted(connection.execute(sums_of_run(), {"of": run_id}).all()))
+    leasing.release(connection, run_id, holder)
+    return True
+
+
+def close_open(connection: Connection, run_id: str, now: float) -> int:
+    """End what is under way in a run; return the number of its calls, which may have been paid."""
+    values = {"of": run_id, "now": now}
+    attempts = connection.execute(_closing("attempts"), values).rowcount
+    connection.execute(_closing("records"), values)
+    connection.execute(_closing("steps"), values)
+    return attempts
+
+
+@cache
+def sums_of_run() -> Select[Any]:
+    """Return the query that `counted` reads; the run is the parameter `of`."""
+    table = schema.records.c
+    unknown = and_(table.attempts > 0, table.cost_micro.is_(None))
+    sums = (
+        func.count(table.reused_from),
+        func.sum(table.tokens_in),
+        func.sum(table.tokens_out),
+        func.sum(table.cost_micro),
+        func.sum(table.attempts),
+        func.sum(case((unknown, 1), else_=0)),
+    )
+    query = select(table.step, table.status, func.count(), *sums).where(table.run_id == bindparam("of"))
+    return query.group_by(table.step, table.status).order_by(table.step, table.status)
+
+
+def counted(found: Sequence[Any]) -> Counts:
+    """Return by step how many records have each status, and the sums over them."""
+    counts: Counts = {}
+    for step, status, number, *sums in found:
+        of_step = counts.setdefault(step, dict.fromkeys(_SUMS, 0))
+        of_step[status] = of_step.get(status, 0) + number
+        for name, value in zip(_SUMS, sums, strict=True):
+            of_step[name] += int(value or 0)
+    return counts
+
+
+@cache
+def _closing(name: str) -> Update:
+    """Return the update that ends what is under way in one of the tables of a run."""
+    table = schema.metadata.tables[name]
+    column, old, new = ("state", "intent", "ambiguous") if name == "attempts" else _STOPPED
+    where = (table.c.run_id == bindparam("of"), table.c[column] == old)
+    return update(table).where(*where).values({column: new, "finished_at": bindparam("now")})
+
+
+_STOPPED: Final = ("status", "running", "cancelled")
