@@ -46,7 +46,7 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
     "PrepareStep": [_ONCE, {"dependentRequired": {"like": ["completion"], "completion": ["like"]}}],
     "FinetuneStep": [
         _ONCE,
-        {"if": {"properties": {"finetune": {"const": "lora"}}}, "then": {"required": ["base"]}},
+        {"if": {"properties": {"finetune": {"not": {"const": "scratch"}}}}, "then": {"required": ["base"]}},
     ],
     "EvaluateStep": [_ONCE],
 }

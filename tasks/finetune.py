@@ -28,7 +28,17 @@ from tasks.providers.weights import find_weights, starter_weights
 from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
 from tasks.training.card import Origin, write_card
 
-LEARNING_RATES = {"lora": 2e-4, "scratch": 3e-4}
+LEARNING_RATES = {
+    "scratch": 3e-4,
+    "full": 2e-5,
+    "transfer": 1e-4,
+    "lora": 2e-4,
+    "adapter": 1e-3,
+    "ia3": 3e-3,
+    "prefix": 1e-2,
+    "prompt_tuning": 1e-2,
+    "p_tuning": 1e-2,
+}
 DECIDING_LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
 
@@ -168,7 +178,8 @@ def _sha256(path: Path) -> str:
 def _parameters(step: FinetuneStep) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(Hyperparameters)]
     values = {name: getattr(step, name) for name in names}
-    return {**values, "learning_rate": step.learning_rate or LEARNING_RATES[step.finetune]}
+    what = step.trains if step.finetune == "instruction" else step.finetune
+    return {**values, "learning_rate": step.learning_rate or LEARNING_RATES[what]}
 
 
 def _weights_key(
@@ -311,7 +322,7 @@ def _put_model(
     return ctx.store.publish(
         ModelRow(
             name=step.publish,
-            kind="adapter" if step.finetune == "lora" else "full",
+            kind="adapter" if (folder / "adapter_config.json").is_file() else "full",
             base=canonical(described).decode() if described else None,
             files=canonical(files),
             sha256=hashlib.sha256(canonical(files)).hexdigest(),

@@ -18,6 +18,7 @@ from chains.spec.evaluating import (
     Judge,
     MetricName,
 )
+from chains.spec.finetuning import Architecture, FinetuneStep, TrainingFiles
 from chains.spec.kinds import (
     KINDS,
     Step,
@@ -55,13 +56,7 @@ from chains.spec.steps import (
     RetrieveStep,
     StepBase,
 )
-from chains.spec.training import (
-    Architecture,
-    FinetuneStep,
-    PrepareStep,
-    Split,
-    TrainingFiles,
-)
+from chains.spec.training import PrepareStep, Split
 
 __all__ = [
     "KINDS",

@@ -1,6 +1,6 @@
 """The kinds of steps: which verb stands for which model, and which of them run once.
 
-A new kind is a model in chains.spec.steps or chains.spec.training and a line here.
+A new kind is a model in one of the rooms beside this one and a line here.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from chains.spec.evaluating import EvaluateStep
+from chains.spec.finetuning import FinetuneStep
 from chains.spec.steps import EmbedStep, PromptStep, PythonStep, RetrieveStep, StepBase
-from chains.spec.training import FinetuneStep, PrepareStep
+from chains.spec.training import PrepareStep
 
 Step: TypeAlias = (
     PromptStep | RetrieveStep | EmbedStep | PythonStep | PrepareStep | FinetuneStep | EvaluateStep

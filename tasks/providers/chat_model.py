@@ -1,7 +1,9 @@
 """A causal language model in memory: chat template, tokenizer, weights, and how a batch is answered.
 
 Adapters are merged into a copy of their base when they are loaded: the decode loop then costs the same as
-without one, and in float32 the merged weights differ from base plus adapter by rounding only. The same
+without one, and in float32 the merged weights differ from base plus adapter by rounding only. Bottlenecks,
+which cannot be merged, stay in the model; virtual tokens become keys and values that each answer's cache
+begins with (tasks.providers.prelude). The same
 weights are loaded once per process, however many names of `models:` refer to them. Knows nothing of requests,
 replies or batching windows. All of it runs in the worker thread of tasks.providers.batching.
 """
@@ -9,7 +11,6 @@ replies or batching windows. All of it runs in the worker thread of tasks.provid
 from __future__ import annotations
 
 import re
-import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from chains.errors import ContextOverflow, InputInvalid
 from tasks.providers.decoding import Generation, decode
 from tasks.providers.device import torch_dtype
+from tasks.providers.prelude import Prelude, prelude_of
 from tasks.providers.weights import Weights
 
 # Answers of models whose `max_tokens` is left open end here, or where the window ends.
@@ -27,11 +29,12 @@ DEFAULT_MAX_TOKENS = 1024
 class ChatModel:
     """One set of weights on one device in one number format."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, prelude: Prelude | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
-        self.window = _window(model.config, tokenizer)
+        self.prelude = prelude
+        self.window = _window(model.config, tokenizer) - (prelude.length if prelude else 0)
         self.stop_ids = _stop_ids(model, tokenizer)
         self._special = _special_texts(tokenizer)
 
@@ -66,7 +69,13 @@ class ChatModel:
     def run(self, rows: Sequence[Generation]) -> None:
         """Answer a batch in place."""
         pad = self.tokenizer.pad_token_id
-        decode(self.model, rows, stop_ids=self.stop_ids, pad_id=pad if pad is not None else 0)
+        decode(
+            self.model,
+            rows,
+            stop_ids=self.stop_ids,
+            pad_id=pad if pad is not None else 0,
+            prelude=self.prelude,
+        )
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of an answer."""
@@ -107,11 +116,12 @@ def _load(weights: Weights, name: str, dtype: str, device: str) -> ChatModel:
             f"The model {name!r} has no chat template, so there is no telling how it wants to be asked.",
             hint="Take its instruct or chat variant, or add a chat_template.jinja to its folder.",
         )
-    model = _quantised(_model(weights, dtype), dtype).to(device).eval()
-    return ChatModel(model, tokenizer, name=name)
+    model, prelude = _model(weights, dtype)
+    model = _quantised(model, dtype).to(device).eval()
+    return ChatModel(model, tokenizer, name=name, prelude=prelude.to(device) if prelude else None)
 
 
-def _model(weights: Weights, dtype: str) -> Any:
+def _model(weights: Weights, dtype: str) -> tuple[Any, Prelude | None]:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -123,15 +133,17 @@ def _model(weights: Weights, dtype: str) -> Any:
         dtype=torch_dtype("float32" if weights.base else dtype),
     )
     if weights.base is None:
-        return model
-    from peft import PeftModel
+        return model, None
+    from tasks.training.adapters import load_adapter
 
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 for an attribute under its old name.
-        warnings.simplefilter("ignore", FutureWarning)
-        adapted = PeftModel.from_pretrained(model, str(weights.folder), use_safetensors=True)
-    merged = adapted.merge_and_unload(safe_merge=True)
-    return merged.to(torch_dtype(dtype))
+    adapted = load_adapter(model, weights.folder).eval()
+    wanted = torch_dtype(dtype)
+    if adapted.active_peft_config.is_prompt_learning:
+        prelude = prelude_of(adapted)
+        return adapted.get_base_model().to(wanted), prelude.to(wanted)
+    if adapted.peft_type == "BOTTLENECK":
+        return adapted.get_base_model().to(wanted), None
+    return adapted.merge_and_unload(safe_merge=True).to(wanted), None
 
 
 def _quantised(model: Any, dtype: str) -> Any:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from tasks.providers.prelude import Prelude
+
 # Compacting the cache copies it, so rows are dropped when a quarter of the batch has ended.
 DROP_SHARE = 0.25
 
@@ -39,26 +41,45 @@ class Generation:
     finish_reason: str | None = None
 
 
-def decode(model: Any, rows: Sequence[Generation], *, stop_ids: frozenset[int], pad_id: int) -> None:
+def decode(
+    model: Any,
+    rows: Sequence[Generation],
+    *,
+    stop_ids: frozenset[int],
+    pad_id: int,
+    prelude: Prelude | None = None,
+) -> None:
     """Extend every row until it stops; fills `tokens` and `finish_reason` in place."""
     import torch
 
     with torch.inference_mode():
-        _decode(model, list(rows), stop_ids, pad_id)
+        padded = _pad_left([row.prompt for row in rows], pad_id, model.device)
+        _decode(model, list(rows), padded, stop_ids=stop_ids, prelude=prelude)
 
 
-def _decode(model: Any, live: list[Generation], stop_ids: frozenset[int], pad_id: int) -> None:
+def _decode(
+    model: Any,
+    live: list[Generation],
+    padded: tuple[torch.Tensor, torch.Tensor],
+    *,
+    stop_ids: frozenset[int],
+    prelude: Prelude | None,
+) -> None:
     import torch
     from transformers import DynamicCache
 
     device = model.device
     generators = _generators(live, device)
-    ids, mask = _pad_left([row.prompt for row in live], pad_id, device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    ids, mask = padded
     cache = DynamicCache(config=model.config)
+    width = ids.shape[1]
+    if prelude is not None:
+        prelude.put_into(cache, len(live))
+        mask = torch.cat([mask.new_ones(len(live), prelude.length), mask], dim=1)
+        width += prelude.length
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     longest = max(row.max_tokens for row in live)
     mask = torch.cat([mask, mask.new_ones(len(live), longest)], dim=1)
-    width = ids.shape[1]
     while live:
         out = model(
             input_ids=ids,

@@ -25,7 +25,7 @@ class Origin:
 
 def write_card(name: str, job: TrainingJob, result: TrainingResult, origin: Origin) -> str:
     """Return the card as Markdown, with the front matter that model hubs read."""
-    library = "peft" if job.method == "lora" else "transformers"
+    library = "peft" if job.is_adapter else "transformers"
     loss = f"{result.train_loss:.4f}"
     validation = "not measured" if result.validation_loss is None else f"{result.validation_loss:.4f}"
     resumed = "" if result.resumed_from_step is None else f", resumed from step {result.resumed_from_step}"

@@ -1,54 +1,72 @@
 """Which checkpoint a training may go on from.
 
-Owns the test of a checkpoint folder. Knows nothing of training. A checkpoint counts when its
-`trainer_state.json`, which is written last, parses and every safetensors header opens.
+Owns the seal of a checkpoint: a file with the SHA-256 of every other file in the folder, written last.
+Knows nothing of training. A checkpoint counts when its seal is there and fits all that it names.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from chains.store.files import atomic_write
+
+SEAL = "sealed.json"
 _NAME = re.compile(r"^checkpoint-(\d+)$")
-# Without these a training could go on, but not in the same way as if it had never stopped.
-NEEDED = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
-def newest_valid(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint in `folder`; half-written ones are renamed to `broken-…`."""
-    found = [(int(match[1]), path) for path in _children(folder) if (match := _NAME.match(path.name))]
-    for _, path in sorted(found, reverse=True):
-        if is_valid(path):
-            return path
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest whole checkpoint, if there is one, and the newer ones that were damaged or cut off."""
+
+    whole: Path | None
+    damaged: list[str] = field(default_factory=list)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step after which a checkpoint was written."""
+    found = _NAME.match(checkpoint.name)
+    return int(found[1]) if found else 0
+
+
+def seal(checkpoint: Path) -> None:
+    """Say that the checkpoint is whole."""
+    hashes = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir()) if path.name != SEAL}
+    atomic_write(checkpoint / SEAL, json.dumps(hashes, indent=2).encode())
+
+
+def newest_whole(folder: Path) -> Found:
+    """Find the newest whole checkpoint in `folder`; damaged ones are renamed to `broken-…`."""
+    damaged: list[str] = []
+    for path in sorted(_children(folder), key=step_of, reverse=True):
+        if is_whole(path):
+            return Found(path, damaged)
         path.rename(_free_name(path))
-    return None
+        damaged.append(path.name)
+    return Found(None, damaged)
 
 
-def is_valid(checkpoint: Path) -> bool:
-    """Whether the checkpoint is whole."""
-    weights = sorted(checkpoint.glob("*.safetensors"))
-    if not weights or not all((checkpoint / name).is_file() for name in NEEDED):
-        return False
+def is_whole(checkpoint: Path) -> bool:
+    """Whether the seal is there and every file that it names is as it was."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        hashes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        return bool(hashes) and all(_sha256(checkpoint / name) == known for name, known in hashes.items())
+    except (OSError, ValueError, AttributeError):
         return False
-    return all(_opens(path) for path in weights)
 
 
-def _opens(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="numpy") as weights:
-            return bool(list(weights.keys()))
-    except (SafetensorError, OSError):
-        return False
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _children(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.is_dir() and _NAME.match(path.name)]
 
 
 def _free_name(path: Path) -> Path:

@@ -56,7 +56,12 @@ def texts_of(rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[str]:
 
 
 def load_examples(
-    path: str, tokenizer: PreTrainedTokenizerBase, *, stop_ids: Sequence[int], max_length: int
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    stop_ids: Sequence[int],
+    max_length: int,
+    chats_only: bool = False,
 ) -> list[Example]:
     """Encode every row of a file. Rows that are too long fail all of it, before any training."""
     encoder = _Encoder(tokenizer, stop_ids)
@@ -64,6 +69,11 @@ def load_examples(
     too_long: list[tuple[int, int]] = []
     for number, row in read_rows(path):
         try:
+            if chats_only and not _is_chat(row):
+                raise InputInvalid(
+                    "finetune: instruction learns from chats, and this row is none",
+                    hint="Give 'messages', or 'prompt' and 'completion' as lists of messages.",
+                )
             example = encoder.encode(row)
         except InputInvalid as error:
             raise InputInvalid(f"{path}: line {number}: {error.message}", hint=error.hint) from error
@@ -75,6 +85,10 @@ def load_examples(
     if not examples:
         raise InputInvalid(f"{path} holds no training examples.", hint="Check the step that wrote it.")
     return examples
+
+
+def _is_chat(row: dict[str, Any]) -> bool:
+    return isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), list)
 
 
 def _too_long(path: str, rows: list[tuple[int, int]], *, count: int, max_length: int) -> InputInvalid:

@@ -9,7 +9,20 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Method = Literal["scratch", "lora"]
+Method = Literal[
+    "scratch",
+    "full",
+    "transfer",
+    "lora",
+    "adapter",
+    "prefix",
+    "prompt_tuning",
+    "p_tuning",
+    "ia3",
+    "instruction",
+]
+ADAPTERS = frozenset({"lora", "adapter", "prefix", "prompt_tuning", "p_tuning", "ia3"})
+VIRTUAL_TOKENS = frozenset({"prefix", "prompt_tuning", "p_tuning"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +34,38 @@ class Hyperparameters:
     max_steps: int | None = None
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    bf16: bool | None = None
     warmup_steps: int = 0
     weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
     lr_scheduler_type: str = "cosine"
     max_length: int = 512
     seed: int = 0
     save_steps: int = 500
     eval_steps: int = 200
     early_stopping_patience: int | None = None
+    trains: Literal["full", "lora"] = "lora"
+    freeze: list[str] = field(default_factory=list)
+    train_last: int | None = None
     r: int = 16
     lora_alpha: float = 32.0
     lora_dropout: float = 0.0
+    lora_variant: Literal["lora", "rslora", "dora", "adalora"] = "lora"
     target_modules: list[str] | str = "all-linear"
+    num_virtual_tokens: int = 20
+    prefix_projection: bool = False
+    encoder_hidden_size: int | None = None
+    bottleneck_size: int = 64
+    placement: Literal["houlsby", "pfeiffer"] = "houlsby"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
     """Everything that a child process needs to train one model.
 
-    `base` is a folder (lora); `architecture` holds the fields of chains.spec.Architecture (scratch).
+    `base` is a folder (all but scratch); `architecture` holds the fields of chains.spec.Architecture
+    (scratch).
     """
 
     method: Method
@@ -49,6 +75,16 @@ class TrainingJob:
     base: str | None = None
     architecture: dict[str, int] = field(default_factory=dict)
     threads: int | None = None
+
+    @property
+    def trains(self) -> str:
+        """What the weights are: a method that says how weights change, also where the method says more."""
+        return self.hyperparameters.trains if self.method == "instruction" else self.method
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the result is an adapter, to be loaded on top of its base."""
+        return self.trains in ADAPTERS
 
     def to_json(self) -> str:
         """Write the job as JSON."""

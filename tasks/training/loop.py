@@ -10,17 +10,22 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import Cancelled, TrainingDiverged
-from tasks.training.batches import LengthGroupedOrder, PadToLongest
-from tasks.training.checkpoints import newest_valid
+from tasks.training.batches import PadToLongest
+from tasks.training.checkpoints import newest_whole, step_of
 from tasks.training.examples import Example, load_examples
 from tasks.training.job import TrainingJob, TrainingResult
-from tasks.training.methods import Learner, check_moved, check_saved, prepare_learner, save, snapshot
+from tasks.training.learner import Learner
+from tasks.training.methods import prepared, untrained
+from tasks.training.rank_allocation import rank_allocation
+from tasks.training.saving import check_moved, check_saved, save, snapshot
+from tasks.training.trainer import trainer_class
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -40,6 +45,15 @@ class Watch:
 
 def run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
     """Train what the job says in the folder `work` and leave the model in `work`/model."""
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property under its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        # AdaLoRA takes all rank from layers that do not need it; PEFT thinks of a lost shard then.
+        warnings.filterwarnings("ignore", r".*LoRA tensor\(s\) have invalid shape")
+        return _run(job, work, watch)
+
+
+def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
     from transformers import set_seed
     from transformers.utils import logging
 
@@ -47,11 +61,16 @@ def run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
     watch.report({"event": "phase", "text": "reading the examples"})
     logging.disable_progress_bar()
     set_seed(job.hyperparameters.seed)
-    learner = prepare_learner(job, work)
+    learner = untrained(job, work)
+    train, validation = _examples(job, learner)
+    learner = prepared(job, learner, total_steps=steps_of(job, len(train)))
     total, trained = learner.parameters()
     set_threads(job, total)
-    train, validation = _examples(job, learner)
-    checkpoint = newest_valid(work / "checkpoints")
+    found = newest_whole(work / "checkpoints")
+    checkpoint = found.whole
+    for name in found.damaged:
+        going_on = f"going on from {checkpoint.name}" if checkpoint else "beginning anew"
+        watch.report({"event": "phase", "text": f"{name} is damaged or half-written: {going_on}"})
     watch.report({"event": "phase", "text": f"training {trained:,} of {total:,} parameters"})
     before = snapshot(learner.model)
     trainer = _trainer(job, learner, work, watch, train=train, validation=validation)
@@ -70,7 +89,7 @@ def run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
         seconds=round(time.monotonic() - started, 3),
         parameters_total=total,
         parameters_trained=trained,
-        resumed_from_step=int(checkpoint.name.split("-")[1]) if checkpoint else None,
+        resumed_from_step=step_of(checkpoint) if checkpoint else None,
         stop_reason="steps" if trainer.state.global_step >= trainer.state.max_steps else "early_stop",
         best_step=trainer.state.best_global_step,
         versions=versions(),
@@ -94,6 +113,14 @@ def set_threads(job: TrainingJob, parameters: int) -> None:
         torch.set_num_threads(1)
 
 
+def steps_of(job: TrainingJob, examples: int) -> int:
+    """Return how many optimizer steps the job will take over so many examples, as the Trainer counts."""
+    given = job.hyperparameters
+    batches = math.ceil(examples / given.per_device_train_batch_size)
+    per_epoch = max(math.ceil(batches / given.gradient_accumulation_steps), 1)
+    return given.max_steps or math.ceil(given.num_train_epochs * per_epoch)
+
+
 def _examples(job: TrainingJob, learner: Learner) -> tuple[list[Example], list[Example] | None]:
     def load(path: str) -> list[Example]:
         return load_examples(
@@ -101,6 +128,7 @@ def _examples(job: TrainingJob, learner: Learner) -> tuple[list[Example], list[E
             learner.tokenizer,
             stop_ids=learner.stop_ids,
             max_length=job.hyperparameters.max_length,
+            chats_only=job.method == "instruction",
         )
 
     return load(job.train), load(job.validation) if job.validation else None
@@ -117,19 +145,9 @@ def _trainer(
 ) -> Trainer:
     from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 
-    # transformers is not followed by mypy, so its classes are Any there.
-    class OrderedTrainer(Trainer):  # type: ignore[misc]
-        """Takes its order of examples from (seed, epoch)."""
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
-            return LengthGroupedOrder(
-                [len(example.input_ids) for example in train],
-                batch_size=self.args.train_batch_size,
-                seed=self.args.seed,
-            )
-
     given = job.hyperparameters
-    trainer = OrderedTrainer(
+    lengths = [len(example.input_ids) for example in train]
+    trainer = trainer_class(Trainer, lengths=lengths)(
         model=learner.model,
         args=_arguments(job, work, validates=validation is not None),
         train_dataset=train,
@@ -138,6 +156,8 @@ def _trainer(
         callbacks=[_watcher(watch, guessing=math.log(len(learner.tokenizer)))],
     )
     trainer.remove_callback(PrinterCallback)
+    if (allocation := rank_allocation(learner.model)) is not None:
+        trainer.add_callback(allocation)
     if validation is not None and given.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(given.early_stopping_patience))
     return trainer
@@ -162,6 +182,9 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> Any:
         learning_rate=given.learning_rate,
         warmup_steps=given.warmup_steps,
         weight_decay=given.weight_decay,
+        max_grad_norm=given.max_grad_norm,
+        bf16=torch.cuda.is_available() if given.bf16 is None else given.bf16,
+        activation_checkpointing=given.gradient_checkpointing,
         lr_scheduler_type=given.lr_scheduler_type,
         eval_strategy="steps" if validates else "no",
         eval_steps=given.eval_steps if validates else None,

@@ -93,8 +93,11 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "max_steps": 7,
         "per_device_train_batch_size": 3,
         "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": True,
+        "bf16": True,
         "warmup_steps": 5,
         "weight_decay": 0.5,
+        "max_grad_norm": 0.5,
         "lr_scheduler_type": "linear",
         "max_length": 64,
         "seed": 5,
@@ -104,7 +107,16 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "r": 4,
         "lora_alpha": 4,
         "lora_dropout": 0.5,
+        "lora_variant": "dora",
         "target_modules": ["q_proj"],
+        "trains": None,
+        "freeze": None,
+        "train_last": None,
+        "num_virtual_tokens": None,
+        "prefix_projection": None,
+        "encoder_hidden_size": None,
+        "bottleneck_size": None,
+        "placement": None,
     },
     spec.Model: {
         "provider": None,
@@ -319,6 +331,26 @@ async def test_the_method_and_shape_of_a_training_change_its_key(store: Store, f
     shaped = {"architecture": {"hidden_size": 64}}
     variants = [BASE[spec.FinetuneStep], BASE[spec.FinetuneStep] | both, scratch, scratch | shaped]
     assert len({await key(store, folder, spec.FinetuneStep, step) for step in variants}) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "values"),
+    [
+        ("instruction", "trains", ["lora", "full"]),
+        ("transfer", "freeze", [["embed"], ["norm"]]),
+        ("transfer", "train_last", [1, 2]),
+        ("prefix", "num_virtual_tokens", [20, 10]),
+        ("prefix", "prefix_projection", [False, True]),
+        ("p_tuning", "encoder_hidden_size", [None, 8]),
+        ("adapter", "bottleneck_size", [64, 8]),
+        ("adapter", "placement", ["houlsby", "pfeiffer"]),
+    ],
+)
+async def test_what_only_some_methods_read_changes_their_key(
+    store: Store, folder: Path, method: str, name: str, values: list[Any]
+) -> None:
+    steps = [{**BASE[spec.FinetuneStep], "finetune": method, name: value} for value in values]
+    assert len({await key(store, folder, spec.FinetuneStep, step) for step in steps}) == 2
 
 
 async def test_the_text_of_plain_examples_changes_their_key(store: Store, folder: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from chains.errors import Cancelled, InputInvalid, StepFailed, TrainingDiverged
 from tasks.training import TrainingJob, TrainingResult
 from tasks.training.loop import Watch, run
-from tasks.training.methods import check_moved, snapshot
+from tasks.training.saving import check_moved, snapshot
 
 # PEFT 0.21 asks transformers 5.23 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -100,9 +100,23 @@ def test_a_half_written_checkpoint_is_set_aside_and_an_older_one_taken(
     shutil.rmtree(work / "model")
     newest = work / "checkpoints" / "checkpoint-6"
     (newest / "model.safetensors").write_bytes(b"\x10\x00")
-    result = trained(scratch(max_steps=6, save_steps=2), work)
+    told: list[str] = []
+    watch = quiet(lambda event: told.append(event.get("text", "")))
+    result = trained(scratch(max_steps=6, save_steps=2), work, watch)
+    assert "checkpoint-6 is damaged or half-written: going on from checkpoint-4" in told
     assert result.resumed_from_step == 4
     assert [path.name for path in (work / "checkpoints").glob("broken-*")] == ["broken-checkpoint-6-1"]
+
+
+def test_a_checkpoint_with_one_changed_bit_is_not_gone_on_from(scratch: Order, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    trained(scratch(max_steps=6, save_steps=2), work)
+    shutil.rmtree(work / "model")
+    path = work / "checkpoints" / "checkpoint-6" / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    assert trained(scratch(max_steps=6, save_steps=2), work).resumed_from_step == 4
 
 
 def test_a_loss_that_runs_away_names_step_and_learning_rate(scratch: Order, tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""The `finetune` step: its methods, its data, its hyper-parameters, and which of them go together.
+
+Owns the grammar. Knows nothing of training (tasks.training). Names are those of transformers and PEFT where
+they have one. Invariant: a key that the method does not read is refused, so nothing is set in vain.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from chains.spec.parts import Expression, Part, Template
+from chains.spec.steps import StepBase
+
+Method = Literal[
+    "scratch",
+    "full",
+    "transfer",
+    "lora",
+    "adapter",
+    "prefix",
+    "prompt_tuning",
+    "p_tuning",
+    "ia3",
+    "instruction",
+]
+
+_LORA = frozenset({"lora", "instruction"})
+_VIRTUAL = frozenset({"prefix", "prompt_tuning", "p_tuning"})
+ONLY_FOR: dict[str, frozenset[str]] = {
+    "architecture": frozenset({"scratch"}),
+    "freeze": frozenset({"transfer"}),
+    "train_last": frozenset({"transfer"}),
+    "trains": frozenset({"instruction"}),
+    "r": _LORA,
+    "lora_alpha": _LORA,
+    "lora_dropout": _LORA,
+    "lora_variant": _LORA,
+    "target_modules": _LORA | {"ia3"},
+    "num_virtual_tokens": _VIRTUAL,
+    "prefix_projection": frozenset({"prefix"}),
+    "encoder_hidden_size": frozenset({"prefix", "p_tuning"}),
+    "bottleneck_size": frozenset({"adapter"}),
+    "placement": frozenset({"adapter"}),
+}
+"""Keys that only some methods read."""
+
+
+class TrainingFiles(Part):
+    """The files that a finetune step reads."""
+
+    train: Template
+    """Training examples (JSONL: `messages`, `prompt`/`completion` or `text`)."""
+    validation: Template | None = None
+    """Examples for early stopping."""
+
+
+class Architecture(Part):
+    """Shape of a model that is trained from nothing (Llama)."""
+
+    hidden_size: int = Field(default=128, ge=8)
+    """Width of the residual stream."""
+    intermediate_size: int = Field(default=384, ge=8)
+    """Width of the MLP."""
+    num_hidden_layers: int = Field(default=4, ge=1)
+    """Decoder layers."""
+    num_attention_heads: int = Field(default=4, ge=1)
+    """Query heads."""
+    num_key_value_heads: int = Field(default=2, ge=1)
+    """Key and value heads."""
+    vocab_size: int = Field(default=1024, ge=300)
+    """Size of the byte-level BPE vocabulary."""
+    max_position_embeddings: int = Field(default=512, ge=16)
+    """Longest context, in tokens."""
+
+
+class FinetuneStep(StepBase):
+    """Train a model (once) and publish it."""
+
+    finetune: Method
+    """The method: `scratch` (own tokenizer and weights), `full` (all weights of `base`), `transfer` (some
+    layers frozen), `lora`, `adapter` (bottlenecks), `prefix`, `prompt_tuning`, `p_tuning`, `ia3`, or
+    `instruction` (chats under the base's own template, see `trains`)."""
+    base: str | None = None
+    """A name under `models:`, a hub id or a folder. Not for `scratch`."""
+    data: TrainingFiles
+    """What to learn from."""
+    publish: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | None = None
+    """Name of the model in the store; each run of the step adds a version."""
+    gate: Expression | None = None
+    """A bare expression over the step's own metrics; where it is false nothing is published."""
+    architecture: Architecture = Architecture()
+    """For `scratch`: the model's shape."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Default by what is trained: all weights 2e-5, frozen layers 1e-4, lora 2e-4, scratch 3e-4, adapter
+    1e-3, ia3 3e-3, virtual tokens 1e-2."""
+    num_train_epochs: float = Field(default=3.0, gt=0)
+    """Passes over the training examples."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; takes the place of epochs."""
+    per_device_train_batch_size: int = Field(default=8, ge=1)
+    """Examples per forward pass."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes per optimizer step."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, a third more time. Not with virtual
+    tokens."""
+    bf16: bool | None = None
+    """Mixed precision in bfloat16. Default: where the device has it (CUDA), not on CPU."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps until the learning rate is full."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    """Shape of the learning rate."""
+    max_length: int = Field(default=512, ge=8)
+    """Longest example, in tokens; longer ones fail the step."""
+    seed: int = 0
+    """Seed of weights, order and dropout."""
+    save_steps: int = Field(default=500, ge=1)
+    """Optimizer steps between checkpoints."""
+    eval_steps: int = Field(default=200, ge=1)
+    """Optimizer steps between evaluations, where there is validation data."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Evaluations without a better validation loss before training stops."""
+    trains: Literal["full", "lora"] = "lora"
+    """For `instruction`: whether all weights are trained or a LoRA adapter."""
+    freeze: list[str] = Field(default=[], max_length=100)
+    """For `transfer`: names of layers that stay as they are, as they begin or as whole parts
+    (`model.embed_tokens`, `layers.0`)."""
+    train_last: int | None = Field(default=None, ge=0)
+    """For `transfer`: only the last so many blocks, the final norm and an untied head are trained."""
+    r: int = Field(default=16, ge=1)
+    """Rank of a LoRA adapter (Hu et al. 2021, arXiv 2106.09685)."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """LoRA scale: the update is multiplied by alpha / r."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapter."""
+    lora_variant: Literal["lora", "rslora", "dora", "adalora"] = "lora"
+    """`rslora` scales by alpha / sqrt(r) (arXiv 2312.03732), `dora` learns magnitudes apart (arXiv
+    2402.09353), `adalora` begins with twice the rank and moves it to where it counts (arXiv 2303.10512)."""
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Layers that get an adapter. For `ia3`, `all-linear` means keys, values and the MLP's last layer."""
+    num_virtual_tokens: int = Field(default=20, ge=1, le=1000)
+    """Virtual tokens before each prompt (`prefix`, `prompt_tuning`, `p_tuning`)."""
+    prefix_projection: bool = False
+    """For `prefix`: learn it through a two-layer network, which is not stored (arXiv 2101.00190)."""
+    encoder_hidden_size: int | None = Field(default=None, ge=1)
+    """Width of the network that makes the virtual tokens (`p_tuning`, `prefix` with `prefix_projection`).
+    Default: the base's width."""
+    bottleneck_size: int = Field(default=64, ge=1)
+    """For `adapter`: width of the bottleneck."""
+    placement: Literal["houlsby", "pfeiffer"] = "houlsby"
+    """For `adapter`: after attention and MLP (arXiv 1902.00751), or after the MLP alone (arXiv
+    2005.00247)."""
+
+    @model_validator(mode="after")
+    def _base_fits_method(self) -> FinetuneStep:
+        if self.finetune == "scratch" and self.base is not None:
+            raise ValueError("finetune: scratch starts from nothing and takes no 'base'")
+        if self.finetune != "scratch" and self.base is None:
+            raise ValueError(f"finetune: {self.finetune} needs 'base'")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_fit_method(self) -> FinetuneStep:
+        for name, methods in ONLY_FOR.items():
+            # A default that is written out says nothing, so it is let through.
+            if self.finetune not in methods and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"'{name}' is for {', '.join(sorted(methods))}, not for {self.finetune}")
+        if self.finetune == "transfer" and not self.freeze and self.train_last is None:
+            raise ValueError("finetune: transfer needs 'freeze' or 'train_last'")
+        if self.finetune in _VIRTUAL and self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing does not work with virtual tokens")
+        return self
