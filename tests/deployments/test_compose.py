@@ -209,3 +209,14 @@ def test_containers_that_may_be_stopped_reap_and_get_time(compose: Compose) -> N
     for name in ("cpu", "gpu"):
         service: Any = compose.services[name]
         assert service.init and service.stop_grace_period == "60s"
+
+
+def test_the_page_for_operators_and_compose_say_the_same_of_many_runs(compose: Compose) -> None:
+    page = (DEPLOYMENTS.parent / "docs" / "operations.md").read_text()
+    environment = compose.services["server"].environment
+    tuned = [name for name in environment if "TASK_RUN_RECORDER" in name or "EVENT_PERSISTER" in name]
+    assert len(tuned) == 5
+    assert all(f"| `{name}` | {environment[name]} |" in page for name in tuned)
+    for name in ("DB_VACUUM_ENABLED", "DB_VACUUM_RETENTION_PERIOD"):
+        setting = f"PREFECT_SERVER_SERVICES_{name}"
+        assert f"`{setting}={environment[setting]}`" in page
