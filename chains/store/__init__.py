@@ -5,6 +5,7 @@ from __future__ import annotations
 from chains.store.admitting import Verdict
 from chains.store.claiming import Claim
 from chains.store.files import atomic_write
+from chains.store.leasing import PartLease
 from chains.store.opening import is_server, open_store, open_to_rebuild, store_exists
 from chains.store.pruning import PruneReport
 from chains.store.rates import Slots
@@ -36,6 +37,7 @@ __all__ = [
     "Limit",
     "ModelKind",
     "ModelRow",
+    "PartLease",
     "PruneReport",
     "RecordRow",
     "RecordStatus",

@@ -1,27 +1,44 @@
-"""Run leases: which process works on a run, and whether somebody asked it to stop.
+"""Leases: which process works on a run, which on a part of it, and whether somebody asked it to stop.
 
 Owns the table `leases`. A run whose lease has passed is lost: its process is gone or has been paused for too
 long. Whoever takes a run over gets a higher fence, and from then on nothing that the old process writes to
-the run is taken (chains.store.admitting). Knows nothing of Prefect's states.
+the run is taken (chains.store.admitting). A part of a run that another process works on has a lease of its
+own, named `RUN.PART`, which ends with the run's. Knows nothing of Prefect's states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Update, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, Select, Update, bindparam, collate, delete, or_, select, update
 
 from chains.store import schema
 from chains.store.claiming import LONGEST_LEASE_S, give_back_all, is_over
 from chains.store.connecting import insert_for, insert_into
 
 
+@dataclass(frozen=True, slots=True)
+class PartLease:
+    """How a part of a run stands. `alive`: somebody has it and renews it; `fence` counts who had it."""
+
+    fence: int
+    holder: str | None
+    alive: bool
+
+
+def run_of(name: str) -> str:
+    """Return the run that a lease is about, by the lease's name."""
+    return name.partition(".")[0]
+
+
 def take(connection: Connection, run_id: str, holder: str, *, until: float, now: float) -> int | None:
     """Give the run to `holder` and return its fence; None where another holder's lease still runs.
 
-    The claims of the holder before are given back, and an old request to cancel is forgotten.
+    The claims of the holder before are given back, and an old request to cancel is forgotten. Those who work
+    on parts of the run for that holder lose them.
     """
     place = {"of": run_id}
     connection.execute(_placed(connection.dialect.name), {"run_id": run_id, "fence": 0})
@@ -31,6 +48,8 @@ def take(connection: Connection, run_id: str, holder: str, *, until: float, now:
         return None
     if before.holder is not None and not mine:
         give_back_all(connection, before.holder)
+    if not mine and before.fence:  # one that is new has no parts
+        _end_parts(connection, run_id)
     fence: int = before.fence if mine else before.fence + 1
     connection.execute(_given(), place | {"to": holder, "raised": fence, "until": until})
     return fence
@@ -59,6 +78,7 @@ def release(connection: Connection, run_id: str, holder: str | None = None) -> N
     if found is None or found.holder is None or holder not in (None, found.holder):
         return
     give_back_all(connection, found.holder)
+    _end_parts(connection, run_id)
     connection.execute(_ended(), {"of": run_id})
 
 
@@ -71,8 +91,61 @@ def request_cancel(connection: Connection, run_id: str, at: float) -> None:
 
 
 def forget(connection: Connection, run_ids: Sequence[str]) -> None:
-    """Remove the leases of runs that are removed."""
+    """Remove the leases of runs that are removed, and those of their parts."""
+    for run_id in run_ids:
+        _end_parts(connection, run_id)
     connection.execute(delete(schema.leases).where(schema.leases.c.run_id.in_(list(run_ids))))
+
+
+def fence_of(name: str) -> Select[tuple[int]]:
+    """Return the query for the fence of a lease."""
+    return select(schema.leases.c.fence).where(schema.leases.c.run_id == name)
+
+
+def parts(connection: Connection, run_id: str, now: float) -> dict[str, PartLease]:
+    """Return how the parts of a run stand, by the names of their leases."""
+    found = connection.execute(_parts(connection.dialect.name), _named_below(run_id)).all()
+    over = {
+        row.run_id: row.lease_until is None or not now <= row.lease_until <= now + LONGEST_LEASE_S
+        for row in found
+    }
+    return {
+        row.run_id: PartLease(row.fence, row.holder, row.holder is not None and not over[row.run_id])
+        for row in found
+    }
+
+
+def cancel_requests(names: Sequence[str]) -> Select[Any]:
+    """Return the query for the times at which somebody asked for one of these to be stopped."""
+    table = schema.leases.c
+    return select(table.cancel_requested_at).where(
+        table.run_id.in_(list(names)), table.cancel_requested_at.is_not(None)
+    )
+
+
+def _end_parts(connection: Connection, run_id: str) -> None:
+    """End the leases of a run's parts, with the claims of their holders."""
+    found = connection.execute(_parts(connection.dialect.name), _named_below(run_id)).all()
+    for row in found:
+        if row.holder is not None:
+            give_back_all(connection, row.holder)
+    if found:
+        table = schema.leases
+        connection.execute(delete(table).where(table.c.run_id.in_([row.run_id for row in found])))
+
+
+def _named_below(run_id: str) -> dict[str, str]:
+    """Return the bounds of the names of a run's parts: `/` comes next after the dot."""
+    return {"low": f"{run_id}.", "high": f"{run_id}/"}
+
+
+@cache
+def _parts(dialect: str) -> Select[Any]:
+    table = schema.leases.c
+    # Bounds that an index knows, in the order of bytes whatever the language of the server.
+    name = table.run_id if dialect == "sqlite" else collate(table.run_id, "C")
+    query = select(table.run_id, table.fence, table.holder, table.lease_until)
+    return query.where(name > bindparam("low"), name < bindparam("high"))
 
 
 def lost(columns: Sequence[Any], now: float) -> Select[Any]:

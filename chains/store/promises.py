@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, select, update
 
 from chains.clock import Clock
-from chains.errors import InputInvalid
+from chains.errors import InputInvalid, StoreConflict
 from chains.store import claiming, leasing, rates, run_life, schema, spending
 from chains.store.admitting import Condition, Guard, Verdict
 from chains.store.batches import Batch, batch_of
 from chains.store.claiming import LEASE_S, Claim, checked_claim, checked_lease
+from chains.store.leasing import PartLease
 from chains.store.names import checked_id
 from chains.store.rates import Rates, Slots
 from chains.store.reading import Reads
@@ -163,6 +164,43 @@ class Promises(Reads):
         self._write(lambda connection: leasing.release(connection, run_id, holder))
         self._leased.pop(run_id, None)
 
+    def run_fence(self, run_id: str) -> int | None:
+        """Return the fence of a run that this process has the lease of, or of one of its parts."""
+        return self._leased.get(run_id)
+
+    def lease_part(self, name: str, holder: str, *, run_fence: int, lease: float = LEASE_S) -> bool:
+        """Take the lease `RUN.PART` for a process that does a part of a run; False where another has it.
+
+        What this store writes to the run is taken from then on for as long as nobody else has this part, and
+        the run is still that of `run_fence`; if it is not now, that is a StoreConflict. Blocks.
+        """
+        run_id = leasing.run_of(name)
+        checked_id(run_id, "run id"), checked_id(name.partition(".")[2], "part"), checked_id(holder, "holder")
+        seconds = checked_lease(lease)
+
+        def take(connection: Connection) -> int | None:
+            if connection.execute(leasing.fence_of(run_id)).scalar() != run_fence:
+                raise StoreConflict(
+                    f"The run {run_id!r} is no longer the one that this part was made for.",
+                    hint="It has ended, or was taken up again, and then makes its parts anew.",
+                )
+            now = self._lease_now(connection)
+            return leasing.take(connection, name, holder, until=now + seconds, now=now)
+
+        fence = self._write(take)
+        if fence is not None:
+            self._leased |= {name: fence, run_id: run_fence}
+        return fence is not None
+
+    def end_part(self, name: str) -> None:
+        """End the lease of a part whose process is gone; if it is not, it can write no more. Blocks."""
+        self._write(lambda connection: leasing.release(connection, name))
+
+    def part_leases(self, run_id: str) -> dict[str, PartLease]:
+        """Return how the parts of a run that somebody has had stand, by the names of their leases."""
+        with self.database.errors(), self._reading_engine().connect() as connection:
+            return leasing.parts(connection, run_id, self._lease_now(connection))
+
     def lost_runs(self) -> list[RunRow]:
         """Return the runs that are `running` and whose lease has passed, oldest first."""
         columns = RUNS.columns(payloads=True)
@@ -192,15 +230,34 @@ class Promises(Reads):
         number: int = self._write(close)
         return number
 
-    def request_cancel(self, run_id: str) -> None:
-        """Ask whoever works on the run to stop. Blocks until it is written."""
-        checked_id(run_id, "run id")
-        self._write(lambda connection: leasing.request_cancel(connection, run_id, self._clock.now()))
+    def close_part(self, run_id: str, steps: Sequence[str], rows: range) -> int:
+        """End what a process that is gone left open in a part of a run; as `close_lost` does for all of it.
 
-    def cancel_requested(self, run_id: str) -> float | None:
-        """Return when somebody asked for the run to be stopped, or None."""
-        table = schema.leases.c
-        found = self._values(select(table.cancel_requested_at).where(table.run_id == run_id))
+        Returns the number of attempts that may have been paid. The caller has the part's lease.
+        """
+        records = schema.records.c
+        part = and_(records.step.in_(list(steps)), records.row >= rows.start, records.row < rows.stop)
+        ids = select(records.id).where(records.run_id == run_id, part)
+
+        def close(connection: Connection) -> int:
+            now = self._clock.now()
+            lost = _closing(schema.attempts, run_id, now, state=("intent", "ambiguous"))
+            number = connection.execute(lost.where(schema.attempts.c.record_id.in_(ids))).rowcount
+            open_ = _closing(schema.records, run_id, now, status=("running", "cancelled"))
+            connection.execute(open_.where(part))
+            return number
+
+        number: int = self._write(close)
+        return number
+
+    def request_cancel(self, name: str) -> None:
+        """Ask whoever works on the run, or on the part `RUN.PART`, to stop. Blocks until it is written."""
+        checked_id(leasing.run_of(name), "run id")
+        self._write(lambda connection: leasing.request_cancel(connection, name, self._clock.now()))
+
+    def cancel_requested(self, *names: str) -> float | None:
+        """Return when somebody asked for the run, or for its part `RUN.PART`, to be stopped, or None."""
+        found = self._values(leasing.cancel_requests(names))
         return found[0][0] if found else None
 
     def _lease_now(self, connection: Connection) -> float:

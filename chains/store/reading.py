@@ -19,7 +19,7 @@ from chains.store.blobs import Blobs
 from chains.store.connecting import Database
 from chains.store.names import checked_id
 from chains.store.rows import AttemptRow, CollectionRow, ModelRow, RecordRow, RunRow, StepRow
-from chains.store.run_life import counted, sums_of_run
+from chains.store.run_life import counted, sums_of_rows, sums_of_run
 from chains.store.shapes import ATTEMPTS, COLLECTIONS, MODELS, RECORDS, RUNS, STEPS, RowT, Shape, decode
 
 _KEYS_PER_QUERY: Final = 500
@@ -169,13 +169,16 @@ class Reads:
                     found[record.value_key] = record
         return found
 
-    def counts(self, run_id: str) -> dict[str, dict[str, int]]:
+    def counts(self, run_id: str, rows: range | None = None) -> dict[str, dict[str, int]]:
         """Return for each step of a run how many records have each status, and the sums over its records.
 
+        `rows` counts those of a range of rows only, -1 being the row of once steps.
         Sums: `reused`, `tokens_in`, `tokens_out`, `cost_micro`, `attempts`, and `cost_unknown`, the number of
         records that called out and whose cost is not known.
         """
-        return counted(self._values(sums_of_run(), {"of": run_id}))
+        if rows is None:
+            return counted(self._values(sums_of_run(), {"of": run_id}))
+        return counted(self._values(sums_of_rows(), {"of": run_id, "start": rows.start, "stop": rows.stop}))
 
     def models(self, name: str | None = None, *, payloads: bool = True) -> list[ModelRow]:
         """Return all versions of one model or of all, newest version first."""

@@ -61,6 +61,13 @@ def sums_of_run() -> Select[Any]:
     return query.group_by(table.step, table.status).order_by(table.step, table.status)
 
 
+@cache
+def sums_of_rows() -> Select[Any]:
+    """Return the same query for the rows from `start` to before `stop`."""
+    row = schema.records.c.row
+    return sums_of_run().where(row >= bindparam("start"), row < bindparam("stop"))
+
+
 def counted(found: Sequence[Any]) -> Counts:
     """Return by step how many records have each status, and the sums over them."""
     counts: Counts = {}

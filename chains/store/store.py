@@ -28,6 +28,7 @@ from chains.store.files import disk_errors, make_folder
 from chains.store.folders import materialise
 from chains.store.handles import Handles, HandlesByProcess
 from chains.store.keeping import Keeping
+from chains.store.leasing import run_of
 from chains.store.migrating import refuse_newer
 from chains.store.names import checked_id
 from chains.store.places import Place
@@ -234,7 +235,7 @@ class Store(Keeping):
         leased = dict(self._leased)  # other threads lease and release
         found = standing(connection, list(leased))
         refuse_newer(frozenset({found.version}), self.database.label)
-        return [run_id for run_id, fence in leased.items() if found.fences[run_id] != fence]
+        return [run_of(name) for name, fence in leased.items() if found.fences[name] != fence]
 
     def _write_allowed(
         self, connection: Connection, batches: Sequence[Batch], lost: list[str] | None

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from servers.postgres_server import missing, postgres_server
 from servers.s3_server import s3_server
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, text, update
 
+from chains.clock import Clock
 from chains.store import AttemptRow, RecordRow, RunRow, StepRow, Store, open_store
+from chains.store.schema import claims, leases, slots
 
 BACKENDS = ("sqlite", "postgres")  # with `-s3`: the blobs in a bucket
 BUCKET = "headrace"
@@ -151,3 +153,41 @@ def attempt_row() -> Callable[..., AttemptRow]:
         return AttemptRow(number=number, **{**given, "started_at": 103.0, **fields})
 
     return make
+
+
+class SetClock(Clock):
+    """A clock whose two faces are set by the test."""
+
+    __slots__ = ("time", "wall")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time, self.wall = 1000.0, 2_000_000_000.0
+
+    def now(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def elapse(shared: Store, backend: str, clock: SetClock) -> Callable[[float], None]:
+    """Lets time pass: on the clock, and where the time is a server's, by making what it keeps older."""
+
+    def older(table, column, seconds: float):
+        return update(table).values({column: table.c[column] - seconds})
+
+    def elapse(seconds: float) -> None:
+        clock.time += seconds
+        if backend != "sqlite":
+            for table, column in ((claims, "lease_until"), (leases, "lease_until"), (slots, "updated_at")):
+                statement = older(table, column, seconds)
+                shared._write(lambda connection, statement=statement: connection.execute(statement))
+
+    return elapse

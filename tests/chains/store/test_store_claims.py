@@ -5,35 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import update
 
-from chains.clock import Clock
 from chains.errors import InputInvalid, StoreConflict
 from chains.store import Claim, Limit, Usage, Verdict
-from chains.store.schema import claims, leases, slots
 
 KEY, OTHER = "k" * 64, "l" * 64
-
-
-class SetClock(Clock):
-    """A clock whose two faces are set by the test."""
-
-    __slots__ = ("time", "wall")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time, self.wall = 1000.0, 2_000_000_000.0
-
-    def now(self) -> float:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.time
-
-
-@pytest.fixture
-def clock():
-    return SetClock()
 
 
 @pytest.fixture
@@ -42,23 +18,6 @@ def shared(again, run_row, step_row, clock):
     with again(clock=clock) as opened:
         opened.put(run_row, step_row)
         yield opened
-
-
-@pytest.fixture
-def elapse(shared, backend, clock):
-    """Lets time pass: on the clock, and where the time is a server's, by making what it keeps older."""
-
-    def older(table, column, seconds: float):
-        return update(table).values({column: table.c[column] - seconds})
-
-    def elapse(seconds: float) -> None:
-        clock.time += seconds
-        if backend != "sqlite":
-            for table, column in ((claims, "lease_until"), (leases, "lease_until"), (slots, "updated_at")):
-                statement = older(table, column, seconds)
-                shared._write(lambda connection, statement=statement: connection.execute(statement))
-
-    return elapse
 
 
 async def test_a_key_is_claimed_by_one_holder(shared):
