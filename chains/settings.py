@@ -53,6 +53,10 @@ class Settings(BaseModel):
     """Threads for local models. Left out: what torch chooses."""
     shard_rows: int = Field(default=256, ge=1, le=1_000_000)
     """Rows that one task carries."""
+    part_rows: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Rows of one part of a run that another process does. Left out: by the number of rows and of workers."""
+    pool_wait: float = Field(default=900.0, gt=0)
+    """Seconds that a run waits for a work pool that no worker serves."""
     max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """Longest response body, decoded, that is read from an endpoint."""
     prices: str | None = Field(default=None, min_length=1)

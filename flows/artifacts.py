@@ -48,15 +48,15 @@ class RunProgress:
         self._artifact: UUID | None = None
         self._lock = asyncio.Lock()
 
-    async def unit_ended(self) -> None:
+    async def unit_ended(self, units: int = 1) -> None:
         """Move the bar; a single row is over too soon for one."""
         from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
         if len(self._run.rows) == 1:
             return
         async with self._lock:
-            self._ended += 1
-            percent = 100.0 * self._ended / self._units
+            self._ended += units
+            percent = min(100.0 * self._ended / self._units, 100.0)
             if self._artifact is None:
                 key = f"{self._run.chain.chain}-progress".replace("_", "-")
                 self._artifact = await acreate_progress_artifact(

@@ -1,115 +1,52 @@
-"""Executes a prepared run: starts each (step, shard) when its inputs are there.
+"""Executes a prepared run, or a part of one: starts each (step, shard) when its inputs are there.
 
 Owns the order and the run's end in the store. Knows nothing of how a unit is started: a `Starter` does that,
-as a Prefect task or as a plain call. Invariant: a run that this function leaves is never `running` in the
-store, unless another process has taken it over.
+as a Prefect task or as a plain call; nor of how parts get to other processes: `Elsewhere` does that.
+Invariant: a run that `execute` leaves is never `running` in the store, unless another process has taken it
+over.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from chains.errors import StoreConflict
 from chains.spec import kind_of
-from chains.store import RunRow
-from chains.store.rows import RunStatus, StepStatus
-from flows.costs import cost_of_run
+from flows.ending import close_run, run_status, step_status, taken_over
 from flows.garbage import rare_collections
-from flows.prepared import PreparedRun, note_anew
+from flows.parts.grouping import Group
+from flows.parts.part import Part, PartEnd
+from flows.prepared import PreparedRun, note_anew, note_anew_elsewhere
 from flows.step_rows import step_row
-from flows.stopping import Stop, listen
+from flows.stopping import GRACE_SECONDS, Stop, listen
+from flows.units import Starter, Track, Unit
 from tasks.context import Progress, StepContext
-from tasks.rows import DONE, ShardCounts, Stopping, run_once, run_shard
+from tasks.rows import ShardCounts, Stopping, run_once, run_shard
 from tasks.scopes import Scopes
-
-_LOG: Final = logging.getLogger(__name__)
 
 SHARDS_AT_ONCE = 4
 """Shards of one step that run together: enough to fill a model's limit, few enough to bound memory."""
 WINDOW = 16
 """Shards of one step that are started or wait for their turn; the others are not even made yet."""
 
-Work = Callable[[], Awaitable[ShardCounts]]
+PARTS_WINDOW = 1024
+"""Parts of one step that are sent or wait for their turn; a part is a few values until it is sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One (step, shard); `rows` is None for a once step."""
+class Elsewhere(Protocol):
+    """The steps of a run that other processes do, and the way there."""
 
-    step_id: str
-    kind: str
-    rows: range | None
+    groups: Sequence[Group]
 
-    @property
-    def title(self) -> str:
-        """The unit's name in the Prefect UI and in logs, such as `triage · rows 0-255`."""
-        if self.rows is None:
-            return f"{self.step_id} · once"
-        if len(self.rows) == 1:
-            return f"{self.step_id} · row {self.rows.start}"
-        return f"{self.step_id} · rows {self.rows.start}-{self.rows.stop - 1}"
+    async def run(self, part: Part, pool: str, *, stop: Stop, report: Callable[[Progress], None]) -> PartEnd:
+        """Have a part done on a pool and return how it ended."""
 
-
-class Starter(Protocol):
-    """How units are started, and who hears of ends."""
-
-    async def start(self, unit: Unit, work: Work) -> ShardCounts:
-        """Run `work` and return what it counted."""
-
-    async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
-        """All units of a step have ended."""
-
-    async def finish(self) -> None:
-        """All steps have ended; return when whoever was told of them is done."""
-
-
-class Direct:
-    """Starts units as plain calls in this process."""
-
-    async def start(self, unit: Unit, work: Work) -> ShardCounts:
-        """Run `work` here and now."""
-        return await work()
-
-    async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
-        """Nobody else is told."""
-
-    async def finish(self) -> None:
-        """Nobody was told."""
-
-
-class _Track:
-    """Which units of one step have ended, for those who wait for them."""
-
-    def __init__(self, units: int) -> None:
-        self._left = units
-        self._ended: set[int] = set()
-        self._waiting: dict[int, asyncio.Event] = {}
-        self._all = asyncio.Event()
-
-    async def unit(self, number: int) -> None:
-        """Return when this unit has ended."""
-        if number not in self._ended:
-            await self._waiting.setdefault(number, asyncio.Event()).wait()
-
-    async def all(self) -> None:
-        """Return when every unit has ended."""
-        await self._all.wait()
-
-    def end(self, number: int) -> None:
-        """Note that a unit has ended."""
-        self._ended.add(number)
-        self._left -= 1
-        if waiting := self._waiting.pop(number, None):
-            waiting.set()
-        if not self._left:
-            self._all.set()
+    async def aclose(self) -> None:
+        """Take back what is not done."""
 
 
 @dataclass(slots=True)
@@ -119,15 +56,29 @@ class _Execution:
     report: Callable[[Progress], None]
     stop: Stop
     since: float
-    shards: list[range]
-    tracks: dict[str, _Track] = field(default_factory=dict)
+    cuts: dict[str, Sequence[range | None]]
+    """For each step that is executed here the rows of its units; one None for a once step."""
+    elsewhere: Elsewhere | None = None
+    groups: dict[str, Group] = field(default_factory=dict)
+    whole: bool = True
+    tracks: dict[str, Track] = field(default_factory=dict)
+    totals: dict[str, ShardCounts] = field(default_factory=dict)
+    sent: dict[tuple[str, int], asyncio.Task[PartEnd]] = field(default_factory=dict)
     memos: dict[str, dict[str, Any]] = field(default_factory=dict)
     begun: dict[str, float] = field(default_factory=dict)
     ended: dict[str, Counter[str]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for step_id, cuts in self.cuts.items():
+            self.memos[step_id] = {}
+            self.tracks[step_id] = Track(len(cuts))
+
 
 async def execute(
-    run: PreparedRun, starter: Starter, report: Callable[[Progress], None] = lambda _: None
+    run: PreparedRun,
+    starter: Starter,
+    report: Callable[[Progress], None] = lambda _: None,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, Any]:
     """Run every step and return `{run_id, status, rows, counts, cost, outputs}` as a small dict.
 
@@ -135,33 +86,70 @@ async def execute(
     an unexpected error of the program itself are raised after the run is closed. A run that another process
     has taken over is left to it, with a StoreConflict.
     """
-    shards = run.shards
-    execution = _Execution(run, starter, report, Stop(), run.clock.now(), shards)
-    for step_id in run.graph.order:
-        execution.memos[step_id] = {}
-        execution.tracks[step_id] = _Track(1 if step_id in run.once else len(shards))
+    groups = {step: group for group in (elsewhere.groups if elsewhere else ()) for step in group.steps}
+    shards, once = run.shards, [None]
+    cuts: dict[str, Sequence[range | None]] = {
+        step: groups[step].cuts if step in groups else once if step in run.once else shards
+        for step in run.graph.order
+    }
+    execution = _Execution(run, starter, report, Stop(), run.clock.now(), cuts, elsewhere, groups)
     try:
         with rare_collections():
             await _run_units(execution)
     except asyncio.CancelledError:
         if execution.stop.lost:
-            raise _taken_over(run) from None
+            raise taken_over(run) from None
         if execution.stop.by_user:  # the grace is over, or Ctrl-C came twice
-            return _close(execution, "cancelled")
-        _close(execution, "cancelled")
+            return close_run(run, "cancelled")
+        close_run(run, "cancelled")
         raise
     except Exception:
-        _close(execution, "failed")
+        close_run(run, "failed")
         raise
     finally:
-        await run.providers.aclose()
-        await run.collections.aclose()
-    return _close(execution, _status(execution))
+        await _leave(execution)
+    return close_run(run, run_status(run, execution.stop, execution.ended))
+
+
+async def execute_part(run: PreparedRun, part: Part, starter: Starter) -> PartEnd:
+    """Run a part's steps over its rows; the run itself is opened, closed and looked at by its own process.
+
+    A part that was taken from this process is a StoreConflict. A cancellation from outside and an unexpected
+    error are raised.
+    """
+    rows = part.rows if part.rows is not None else range(0)
+    size = run.settings.shard_rows
+    shards = [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
+    cuts: dict[str, Sequence[range | None]] = {
+        step: [None] if step in run.once else shards for step in run.graph.order if step in part.steps
+    }
+    execution = _Execution(run, starter, lambda _: None, Stop(), part.since, cuts, whole=False)
+    try:
+        with rare_collections():
+            await _run_units(execution)
+    except asyncio.CancelledError:
+        if execution.stop.lost:
+            raise taken_over(run) from None
+        if not execution.stop.by_user:
+            raise
+    finally:
+        await _leave(execution)
+    over = execution.stop.reason if execution.stop.over_budget else None
+    return PartEnd(execution.totals, over, cancelled=execution.stop.by_user)
+
+
+async def _leave(execution: _Execution) -> None:
+    if execution.elsewhere is not None:
+        await execution.elsewhere.aclose()
+    await execution.run.providers.aclose()
+    await execution.run.collections.aclose()
 
 
 async def _run_units(execution: _Execution) -> None:
-    group = [asyncio.create_task(_run_step(execution, step_id)) for step_id in execution.run.graph.order]
-    restore = listen(execution.stop, execution.run, group, execution.report)
+    group = [asyncio.create_task(_run_step(execution, step_id)) for step_id in execution.cuts]
+    # Other processes hear of it a little later, and have the same grace from then on.
+    grace = GRACE_SECONDS * (1 if execution.elsewhere is None else 1.5)
+    restore = listen(execution.stop, execution.run, group, execution.report, grace=grace)
     try:
         await asyncio.gather(*group)
         await execution.starter.finish()
@@ -178,12 +166,13 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
     """Make a step's units in order, a window at a time, and write its row when the last has ended."""
     run = execution.run
     kind = kind_of(run.chain.steps[step_id])
-    total = ShardCounts()
-    slots = asyncio.Semaphore(SHARDS_AT_ONCE)
+    total = execution.totals[step_id] = ShardCounts()
+    there = step_id in execution.groups
+    slots = asyncio.Semaphore(PARTS_WINDOW if there else SHARDS_AT_ONCE)
     units: set[asyncio.Task[ShardCounts]] = set()
     try:
-        for number, rows in enumerate([None] if step_id in run.once else execution.shards):
-            if len(units) == WINDOW:
+        for number, rows in enumerate(execution.cuts[step_id]):
+            if len(units) == (PARTS_WINDOW if there else WINDOW):
                 units = await _some(units, total)
             unit = Unit(step_id, kind, rows)
             units.add(asyncio.create_task(_run_unit(execution, unit, number, slots)))
@@ -194,8 +183,10 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
             unfinished.cancel()
         await asyncio.gather(*units, return_exceptions=True)
         raise
+    if not execution.whole:
+        return
     rows_left = (1 if step_id in run.once else len(run.rows)) - total.ended
-    status = _step_status(total.statuses, rows_left)
+    status = step_status(total.statuses, rows_left)
     started = execution.begun.get(step_id)
     counts = {**total.statuses, "reused": total.reused, "resumed": total.resumed}
     row = partial(step_row, run.run_id, run.chain, step_id)
@@ -214,19 +205,60 @@ async def _some(units: set[asyncio.Task[ShardCounts]], total: ShardCounts) -> se
 
 async def _run_unit(execution: _Execution, unit: Unit, number: int, slots: asyncio.Semaphore) -> ShardCounts:
     run = execution.run
-    for upstream in run.graph.needs[unit.step_id]:
-        track = execution.tracks[upstream]
-        if unit.rows is not None and upstream not in run.once:
+    group = execution.groups.get(unit.step_id)
+    for upstream in group.needs if group is not None else run.graph.needs[unit.step_id]:
+        track = execution.tracks.get(upstream)
+        if track is None:
+            continue  # it ended before this part was sent
+        if execution.cuts[upstream] is execution.cuts[unit.step_id] and unit.rows is not None:
             await track.unit(number)
         else:
             await track.all()
     async with slots:
-        if unit.step_id not in execution.begun:
+        if unit.step_id not in execution.begun and execution.whole:
             execution.begun[unit.step_id] = begun = run.clock.now()
             run.store.hand_over(step_row(run.run_id, run.chain, unit.step_id, "running", started=begun))
-        counts = await execution.starter.start(unit, lambda: _work(execution, unit))
+        if group is not None:
+            counts = await _send(execution, group, unit.step_id, number)
+        else:
+            counts = await execution.starter.start(unit, lambda: _work(execution, unit))
     execution.tracks[unit.step_id].end(number)
     return counts
+
+
+async def _send(execution: _Execution, group: Group, step_id: str, number: int) -> ShardCounts:
+    """Have a part done elsewhere; the steps of its group share it."""
+    key = group.steps[0], number
+    if key not in execution.sent:
+        execution.sent[key] = asyncio.create_task(_run_elsewhere(execution, group, number))
+    try:
+        end = await asyncio.shield(execution.sent[key])
+    except asyncio.CancelledError:
+        execution.sent[key].cancel()
+        raise
+    return end.counts.get(step_id, ShardCounts())
+
+
+async def _run_elsewhere(execution: _Execution, group: Group, number: int) -> PartEnd:
+    run, elsewhere = execution.run, execution.elsewhere
+    fence = run.store.run_fence(run.run_id)
+    assert elsewhere is not None and fence is not None  # groups come from there; the run is this process's
+    folder = str(run.store.path.absolute())
+    part = Part(run.run_id, fence, group.steps, group.cuts[number], execution.since, folder)
+    for step_id in group.steps:
+        execution.report(Progress(step_id, "started"))
+    end = await elsewhere.run(part, group.pool, stop=execution.stop, report=execution.report)
+    note_anew_elsewhere(run)
+    if end.cancelled and not execution.stop.asked():
+        execution.stop.by_user = True
+        execution.stop.calls(run, "a part of it was cancelled")
+    if end.over_budget is not None:
+        _budget_used(execution, end.over_budget)
+    if end.statuses["failed"]:
+        _row_failed(execution)
+    shards = 1 if part.rows is None else -(-len(part.rows) // run.settings.shard_rows)
+    await execution.starter.ended_elsewhere(shards * len(part.steps))
+    return end
 
 
 async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
@@ -273,77 +305,6 @@ def _row_failed(execution: _Execution) -> None:
 def _budget_used(execution: _Execution, reason: str) -> None:
     """Stop the run: every further call would be turned away in the same way."""
     if execution.stop.reason is None:
-        execution.stop.failed = True
+        execution.stop.failed = execution.stop.over_budget = True
         execution.stop.calls(execution.run, reason)
         execution.report(Progress("", "message", text=reason))
-
-
-def _step_status(total: Counter[str], rows_left: int) -> StepStatus:
-    """Decide how a step ended; with rows left the run was stopped before the step was done."""
-    if total["failed"] or total["blocked"]:
-        return "failed"
-    if rows_left > 0:
-        return "cancelled"
-    return "ok" if total["ok"] else "skipped"
-
-
-def _status(execution: _Execution) -> RunStatus:
-    """Decide how the run ended, by the chain's `on_error` and `max_failed_rows`."""
-    run = execution.run
-    if execution.stop.by_user:
-        return "cancelled"
-    if execution.stop.failed:
-        return "failed"
-    if not run.once and all(set(statuses) <= DONE for statuses in execution.ended.values()):
-        return "ok"
-    counts = run.store.counts(run.run_id)
-    if any(counts.get(step_id, {}).get("failed") for step_id in run.once):
-        return "failed"
-    failed = any(counts.get(step_id, {}).get("failed") for step_id in run.graph.order)
-    if failed and run.chain.on_error != "skip" and _too_many_failed(run):
-        return "failed"
-    return "ok"
-
-
-def _too_many_failed(run: PreparedRun) -> bool:
-    """Whether more rows failed than the chain allows; a row counts once, however many of its steps failed."""
-    number = 0
-    for rows in run.shards:
-        records = run.store.records(run.run_id, rows=rows, statuses=("failed", "blocked"), payloads=False)
-        number += len({record.row for record in records if record.step in run.chain.steps})
-        if number > run.chain.max_failed_rows:
-            return True
-    return False
-
-
-def _taken_over(run: PreparedRun) -> StoreConflict:
-    return StoreConflict(
-        f"run {run.run_id} was taken over by another process while this one was paused.",
-        hint="This process has stopped; the run goes on there.",
-    )
-
-
-def _close(execution: _Execution, status: RunStatus) -> dict[str, Any]:
-    from flows.outputs import run_outputs
-
-    run = execution.run
-    outputs = run_outputs(run) if len(run.rows) == 1 else None
-    result: dict[str, Any] = {}
-
-    def row(found: Mapping[str, dict[str, int]]) -> RunRow:
-        counts = {step_id: found[step_id] for step_id in run.graph.order if step_id in found}
-        result.update(
-            run_id=run.run_id,
-            status=status,
-            rows=len(run.rows),
-            counts=counts,
-            cost_micro=cost_of_run(counts),
-            outputs=outputs,
-        )
-        encoded = json.dumps(result, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        return replace(run.row, status=status, finished_at=run.clock.now(), result=encoded)
-
-    if not run.lease.end(row):
-        raise _taken_over(run)
-    run.store.write_manifest_aside(run.run_id)
-    return result

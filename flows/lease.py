@@ -1,4 +1,4 @@
-"""Keeps the lease of a run alive, and hears when the run is to stop or was taken over.
+"""Keeps the lease of a run, or of a part of one, alive, and hears when the run is to stop or was taken over.
 
 Owns the thread that does both: the event loop may be busy for longer than a lease, and training keeps it so.
 Knows nothing of what stopping means. Invariant: from `take` to `give_back` the run is this process's, or
@@ -19,6 +19,7 @@ from flows.resuming import has_gone
 if TYPE_CHECKING:
     from chains.store import RunRow, StepRow, Store
     from chains.store.run_life import Counts
+    from flows.parts.part import Part
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class RunLease:
     def __init__(self, store: Store, run_id: str, clock: Clock) -> None:
         self.holder = f"run-{clock.new_id()}"
         self._store = store
-        self._run_id = run_id
+        self._name = run_id
+        self._stoppable: tuple[str, ...] = (run_id,)
         self._clock = clock
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -45,7 +47,7 @@ class RunLease:
 
     def take(self) -> bool:
         """Take the lease and keep it; False where another process has it."""
-        return self._kept(self._store.lease_run(self._run_id, self.holder, LEASE_S))
+        return self._kept(self._store.lease_run(self._name, self.holder, LEASE_S))
 
     def begin(self, run: RunRow, steps: Iterable[StepRow], files: Mapping[str, bytes]) -> bool:
         """Write a new run, and take and keep its lease; False where another process has it."""
@@ -54,7 +56,7 @@ class RunLease:
 
     def end(self, row: Callable[[Counts], RunRow]) -> bool:
         """Write the run's end and end the lease; False where another process has it by now."""
-        if self.is_lost or not self._store.end_run(self._run_id, self.holder, row):
+        if self.is_lost or not self._store.end_run(self._name, self.holder, row):
             return False
         self._ended.set()
         return True
@@ -89,13 +91,13 @@ class RunLease:
         """End the lease; a second call does nothing."""
         if not self._ended.is_set():
             self._ended.set()
-            self._store.release_run(self._run_id, self.holder)
+            self._store.release_run(self._name, self.holder)
 
     def _keep(self) -> None:
         renewed = self._clock.monotonic()
         while not self._ended.wait(LOOK_S):
             try:
-                if self._store.cancel_requested(self._run_id) is not None:
+                if self._store.cancel_requested(*self._stoppable) is not None:
                     self._tell("cancel")
                 if self._clock.monotonic() - renewed >= RENEW_S:
                     if not self._store.renew(self.holder, LEASE_S) and not self._ended.is_set():
@@ -105,7 +107,7 @@ class RunLease:
             except Cancelled:
                 return  # the store was closed
             except HeadraceError as error:  # the lease outlives some failed renewals
-                _LOG.warning("The lease of run %s could not be renewed: %s", self._run_id, error)
+                _LOG.warning("The lease of run %s could not be renewed: %s", self._name, error)
 
     def _tell(self, what: str) -> None:
         with self._lock:
@@ -115,6 +117,22 @@ class RunLease:
             listener = self._cancel if what == "cancel" else self._lost
         if listener is not None:
             listener()
+
+
+class PartLease(RunLease):
+    """The lease of a part of a run that another process has; it hears what stops the run, too."""
+
+    def __init__(self, store: Store, part: Part, clock: Clock) -> None:
+        super().__init__(store, part.run_id, clock)
+        self.holder = f"part-{clock.new_id()}"
+        self._name, self._stoppable = part.name, (part.run_id, part.name)
+        self._run_fence = part.run_fence
+
+    def take(self) -> bool:
+        """Take the lease and keep it; False where another process has the part."""
+        return self._kept(
+            self._store.lease_part(self._name, self.holder, run_fence=self._run_fence, lease=LEASE_S)
+        )
 
 
 def take_over(store: Store, run: RunRow, clock: Clock) -> RunLease | None:

@@ -36,6 +36,11 @@ class PoolState:
     paused: bool = False
     limit: int | None = None
 
+    @property
+    def served(self) -> bool:
+        """Whether somebody may pick up what waits there."""
+        return bool(self.workers) and not self.paused
+
 
 async def ensure_pool(
     client: PrefectClient, name: str, *, kind: str = "process", limit: int | None = None

@@ -116,7 +116,7 @@ def prepare(
         check_out(out, store=store, chain_file=chain_file, dataset=dataset)
     rows, bad = bind_rows(chain_file.chain, request, dataset)
     refuse_per_row_inputs(chain_file, rows)
-    providers, collections = _services(chain_file, request, store=store, settings=settings)
+    providers, collections = services(chain_file, request, store=store, settings=settings)
     run_id = earlier.id if earlier is not None else clock.new_id()
     opening = _Opening(dataset, hashes, earlier)
     prepared = PreparedRun(
@@ -147,9 +147,10 @@ def prepare(
     return prepared
 
 
-def _services(
+def services(
     chain_file: ChainFile, request: RunRequest, *, store: Store, settings: Settings
 ) -> tuple[Providers, Collections]:
+    """Return the models and collections of a run; raise EnvironmentLacks with all that they lack here."""
     from chains.usage import in_use
     from tasks.budgets import unpriced
     from tasks.collection import Collections
@@ -237,6 +238,14 @@ def note_anew(run: PreparedRun, step_id: str) -> None:
         options = json.loads(run.row.options or b"{}") | {"anew": run.anew}
         run.row = replace(run.row, options=json.dumps(options).encode())
         run.store.put(run.row)
+
+
+def note_anew_elsewhere(run: PreparedRun) -> None:
+    """Take over what a part has noted in the run's row in another process."""
+    row = run.store.run(run.run_id)
+    if row is not None and row.options != run.row.options:
+        run.row = replace(run.row, options=row.options)
+        run.anew |= json.loads(row.options).get("anew", {})
 
 
 def note_flow_run(run: PreparedRun, flow_run_id: str) -> None:

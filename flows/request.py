@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """A chain, and what it runs over. `from_text`: the inputs are texts of a command line."""
+    """A chain, and what it runs over.
+
+    `from_text`: the inputs are texts of a command line. `shards_on`: the pool whose workers run the rows.
+    """
 
     chain: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -29,6 +32,7 @@ class RunRequest:
     limit: int | None = None
     budget: Mapping[str, float] | None = None
     from_text: bool = False
+    shards_on: str | None = None
 
     def options(self) -> dict[str, Any]:
         """Return what a resume needs to ask for the same again."""
@@ -40,6 +44,7 @@ class RunRequest:
             "skip_bad": self.skip_bad,
             "limit": self.limit,
             "budget": dict(self.budget) if self.budget else None,
+            "shards_on": self.shards_on,
         }
 
 
@@ -71,4 +76,5 @@ def request_of(earlier: RunRow) -> RunRequest:
         skip_bad=options["skip_bad"],
         limit=options["limit"],
         budget=options.get("budget"),
+        shards_on=options.get("shards_on"),
     )

@@ -6,7 +6,6 @@ and names. Only ids and counts pass through Prefect; payloads stay in the store.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -14,34 +13,28 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import Flow, Task, flow, get_run_logger
-from prefect.cache_policies import NO_CACHE
+from prefect import Flow, flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled
 
-from chains.errors import EnvironmentLacks, StepFailed
+from chains.errors import EnvironmentLacks
 from chains.settings import get_settings
 from chains.store import Store, open_store
-from flows.artifacts import RunProgress, leave_artifact
 from flows.closing import close_unfinished, until_free
-from flows.executor import Unit, Work, execute
-from flows.gates import tell_failed_gate
+from flows.executor import execute
+from flows.parts.sending import open_sender
 from flows.prefect_client import shared_clients
 from flows.prefect_server import without_password
+from flows.prefect_starter import PrefectStarter, RowsFailed
 from flows.prepared import PreparedRun, note_flow_run, prepare
 from flows.progress import Report, ignore
 from flows.request import Resume, RunRequest
 from flows.store_parameter import StoreParameter, refuse_password
-from tasks.rows import ShardCounts
 
 _HANDED_OVER: dict[str, tuple[PreparedRun, Report]] = {}
 """Runs that the command line of this process has already checked and opened, by run id."""
-
-
-class RowsFailed(StepFailed):
-    """Some rows of a shard failed; the rows that did not are in the store."""
 
 
 async def run_prepared(run: PreparedRun, report: Report = ignore) -> dict[str, Any]:
@@ -49,7 +42,12 @@ async def run_prepared(run: PreparedRun, report: Report = ignore) -> dict[str, A
     _HANDED_OVER[run.run_id] = (run, report)
     # The rest of the request is here already: inputs may be long, and are nobody's business on the way.
     async with shared_clients():
-        return await _named_aside(chain=str(run.chain_file.path), data=run.request.data, run_id=run.run_id)
+        return await _named_aside(
+            chain=str(run.chain_file.path),
+            data=run.request.data,
+            shards_on=run.request.shards_on,
+            run_id=run.run_id,
+        )
 
 
 @contextmanager
@@ -77,76 +75,6 @@ def _title(chain: str, data: Any) -> str:
     return f"{chain} · {str(data).rpartition('/')[2]}" if data else chain
 
 
-def _is_infrastructure(_task: Any, _run: Any, state: Any) -> bool:
-    """Let Prefect retry what the store or the machine did, never rows whose attempts are used up."""
-    return not isinstance(state.data, RowsFailed)
-
-
-class PrefectStarter:
-    """Starts each unit as one task run, named by kind, with retries that re-do only what is missing."""
-
-    def __init__(self, run: PreparedRun) -> None:
-        self._run = run
-        self._progress = RunProgress(run)
-        self._aside: list[asyncio.Task[None]] = []
-
-    async def start(self, unit: Unit, work: Work) -> ShardCounts:
-        """Run `work` inside a Prefect task; failed rows make a failed task run but no exception here."""
-        kept: list[ShardCounts] = []
-
-        async def run_unit(run_id: str, step: str, rows: str) -> dict[str, int]:
-            counts = await work()
-            kept.append(counts)
-            get_run_logger().info("%s · %s: %s", step, rows, _counted(counts))
-            if counts.failed:
-                raise RowsFailed(f"{counts.failed} rows failed. {counts.first_error or ''}".strip())
-            return dict(counts.statuses)
-
-        # No tags: each would cost a request for its concurrency limit, and seconds on a busy server.
-        unit_task = Task(
-            run_unit,
-            name=unit.kind,
-            task_run_name=unit.title,
-            retries=1,
-            retry_delay_seconds=1,
-            retry_condition_fn=_is_infrastructure,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )
-        rows = unit.title.partition(" · ")[2]
-        running: Any = unit_task(self._run.run_id, unit.step_id, rows, return_state=True)
-        state = await running
-        if not kept:
-            await state.aresult()  # the body never came to its end: raise what stopped it
-        await self._progress.unit_ended()
-        return kept[-1]
-
-    async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
-        """Tell of a gate that was not met, and begin to leave the step's artifact; nobody waits for it."""
-        tell_failed_gate(run, step_id, status)
-        self.aside(leave_artifact(run, step_id, status))
-
-    def aside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have something done beside the run, before its end."""
-        self._aside.append(asyncio.create_task(work))
-
-    async def finish(self) -> None:
-        """Return when what is done beside the run is done; raise what went wrong there."""
-        while self._aside:
-            await self._aside.pop()
-
-
-def _counted(counts: ShardCounts) -> str:
-    line = (
-        ", ".join(f"{number} {status}" for status, number in sorted(counts.statuses.items()))
-        or "nothing to do"
-    )
-    notes = [f"{counts.reused} reused"] * bool(counts.reused) + [f"{counts.resumed} resumed"] * bool(
-        counts.resumed
-    )
-    return f"{line} ({', '.join(notes)})" if notes else line
-
-
 # Nothing is persisted. That a place is named spares each run the question which one the server would take.
 @flow(
     name="run-chain",
@@ -166,6 +94,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     skip_bad: bool = False,
     limit: int | None = None,
     budget: dict[str, float] | None = None,
+    shards_on: str | None = None,
     store: StoreParameter = None,
     resume: str | None = None,
     accept_changes: bool = False,
@@ -175,8 +104,9 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
 
     `chain` is a file or the name of a shipped chain; `map` names columns for inputs; `budget` is what the
     run may spend (`usd`, `tokens`, `calls`); `resume` finishes an earlier run, and a flow run that Prefect
-    starts again (Retry) finishes its own; `accept_changes` runs the steps that have changed since anew.
-    Returns `{run_id, status, rows, counts, cost_micro, outputs}`; outputs only for a single row.
+    starts again (Retry) finishes its own; `accept_changes` runs the steps that have changed since anew;
+    `shards_on` is the work pool whose workers run the rows. Returns `{run_id, status, rows, counts,
+    cost_micro, outputs}`; outputs only for a single row.
     """
     refuse_password(store)
     flow_run_id = str(flow_run.id)
@@ -193,6 +123,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
             skip_bad=skip_bad,
             limit=limit,
             budget=budget,
+            shards_on=shards_on,
         )
         settings = get_settings()
         opened = open_store(store or settings.store)
@@ -204,7 +135,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
         note_flow_run(prepared, flow_run_id)
         starter = PrefectStarter(prepared)
         starter.aside(_describe_flow_run(flow_run_id, prepared))
-        result = await execute(prepared, starter, report)
+        result = await execute(prepared, starter, report, await open_sender(prepared))
     except BaseException as error:
         close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
         raise

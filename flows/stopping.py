@@ -27,6 +27,7 @@ class Stop:
     by_user: bool = False
     failed: bool = False
     lost: bool = False
+    over_budget: bool = False
 
     def asked(self) -> bool:
         """Whether no new row may begin."""
@@ -39,7 +40,12 @@ class Stop:
 
 
 def listen(
-    stop: Stop, run: PreparedRun, group: Sequence[asyncio.Task[Any]], report: Callable[[Progress], None]
+    stop: Stop,
+    run: PreparedRun,
+    group: Sequence[asyncio.Task[Any]],
+    report: Callable[[Progress], None],
+    *,
+    grace: float = GRACE_SECONDS,
 ) -> Callable[[], None]:
     """Let Ctrl-C, SIGTERM and `headrace cancel` stop calls, with a grace for those in flight.
 
@@ -58,7 +64,7 @@ def listen(
         stop.calls(run, reason)
         again = "; press Ctrl-C again to drop those in flight" if reason == "Ctrl-C" else ""
         report(Progress("", "message", text=f"Stopping ({reason}): no new calls{again}."))
-        loop.call_later(GRACE_SECONDS, cancel)
+        loop.call_later(grace, cancel)
 
     def signalled() -> None:
         if stop.by_user:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, update
 
 from chains.clock import Clock
 from chains.errors import InputInvalid, StoreConflict
@@ -235,19 +235,9 @@ class Promises(Reads):
 
         Returns the number of attempts that may have been paid. The caller has the part's lease.
         """
-        records = schema.records.c
-        part = and_(records.step.in_(list(steps)), records.row >= rows.start, records.row < rows.stop)
-        ids = select(records.id).where(records.run_id == run_id, part)
-
-        def close(connection: Connection) -> int:
-            now = self._clock.now()
-            lost = _closing(schema.attempts, run_id, now, state=("intent", "ambiguous"))
-            number = connection.execute(lost.where(schema.attempts.c.record_id.in_(ids))).rowcount
-            open_ = _closing(schema.records, run_id, now, status=("running", "cancelled"))
-            connection.execute(open_.where(part))
-            return number
-
-        number: int = self._write(close)
+        number: int = self._write(
+            lambda connection: run_life.close_part(connection, run_id, steps, rows, now=self._clock.now())
+        )
         return number
 
     def request_cancel(self, name: str) -> None:

@@ -44,6 +44,17 @@ def close_open(connection: Connection, run_id: str, now: float) -> int:
     return attempts
 
 
+def close_part(connection: Connection, run_id: str, steps: Sequence[str], rows: range, *, now: float) -> int:
+    """Do the same for some steps over a range of rows."""
+    values, records = {"of": run_id, "now": now}, schema.records.c
+    part = and_(records.step.in_(list(steps)), records.row >= rows.start, records.row < rows.stop)
+    ids = select(records.id).where(records.run_id == run_id, part)
+    lost = _closing("attempts").where(schema.attempts.c.record_id.in_(ids))
+    number = connection.execute(lost, values).rowcount
+    connection.execute(_closing("records").where(part), values)
+    return number
+
+
 @cache
 def sums_of_run() -> Select[Any]:
     """Return the query that `counted` reads; the run is the parameter `of`."""

@@ -60,7 +60,9 @@ class _Lines:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        print(safe(text), file=sys.stderr, flush=True)
+        # Not `print`: inside a flow run Prefect takes that for its logs.
+        sys.stderr.write(f"{safe(text)}\n")
+        sys.stderr.flush()
 
     def _now(self) -> float:
         return self._monitor.clock.monotonic()

@@ -57,6 +57,7 @@ def request_of_options(
     base_url: str | None,
     limit: int | None,
     skip_bad: bool,
+    shards_on: str | None = None,
 ) -> RunRequest:
     """Return what the options of `run` and `plan` ask for."""
     return RunRequest(
@@ -68,6 +69,7 @@ def request_of_options(
         base_url=base_url,
         skip_bad=skip_bad,
         limit=limit,
+        shards_on=shards_on,
         from_text=True,
     )
 

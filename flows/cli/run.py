@@ -53,6 +53,10 @@ def run(
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Finish an earlier run.")
     ] = None,
+    shards_on: Annotated[
+        str | None,
+        typer.Option("--shards-on", metavar="POOL", help="Run the rows on the workers of a Prefect pool."),
+    ] = None,
     direct: DirectOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -60,10 +64,12 @@ def run(
     """Run a chain over one row (-i) or a data set (--data)."""
     if bool(chain) == bool(resume):
         raise InputInvalid("name a chain, or a run with --resume.", hint="See `headrace run --help`.")
-    if resume and (inputs or data or map_ or model or base_url or limit):
+    if resume and (inputs or data or map_ or model or base_url or limit or shards_on):
         raise InputInvalid(
             "--resume takes chain, inputs, data and models from the run.", hint="Leave them out."
         )
+    if shards_on and direct:
+        raise InputInvalid("--shards-on needs Prefect, and --direct runs without it.", hint="Leave one out.")
     request = request_of_options(
         chain,
         inputs=inputs,
@@ -73,6 +79,7 @@ def run(
         base_url=base_url,
         limit=limit,
         skip_bad=skip_bad,
+        shards_on=shards_on,
     )
     run_to_end(Resume(resume) if resume else request, out=out, direct=direct, store=store, as_json=as_json)
 
@@ -169,7 +176,8 @@ def _execute(prepared: PreparedRun, api: PrefectApi | None) -> Monitor:
         if api is None:
             import asyncio
 
-            from flows.executor import Direct, execute
+            from flows.executor import execute
+            from flows.units import Direct
 
             asyncio.run(execute(prepared, Direct(), display.report))
         else:
@@ -187,7 +195,8 @@ def _execute_flow(prepared: PreparedRun, api: PrefectApi, display: Any) -> None:
     api.wait(display.say)
     from prefect.exceptions import CancelledRun
 
-    from flows.run_chain import RowsFailed, prefect_errors, run_prepared
+    from flows.prefect_starter import RowsFailed
+    from flows.run_chain import prefect_errors, run_prepared
 
     with contextlib.suppress(RowsFailed, CancelledRun), prefect_errors(api.url):  # the run's row says so
         asyncio.run(run_prepared(prepared, display.report))

@@ -11,8 +11,9 @@ from workload import write_chain
 
 from chains.settings import Settings
 from chains.store import open_store
-from flows.executor import Direct, execute
+from flows.executor import execute
 from flows.prepared import PreparedRun, RunRequest, prepare
+from flows.units import Direct
 
 
 def run(data: Path) -> None:

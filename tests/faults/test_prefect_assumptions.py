@@ -15,7 +15,7 @@ RETRIES = """
 import asyncio
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from flows.run_chain import RowsFailed, _is_infrastructure
+from flows.prefect_starter import RowsFailed, _is_infrastructure
 
 calls = {"rows": 0, "machine": 0}
 
