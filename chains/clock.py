@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u to misread
+_TICK_S: Final = 1e-6
 _PAIRS: Final = tuple(high + low for high in _DIGITS for low in _DIGITS)
 
 
@@ -30,10 +31,21 @@ class Clock:
     """The process's source of time (UTC seconds), durations (monotonic seconds) and ids."""
 
     _last: int = field(default=0, repr=False)
+    _floor: float = field(default=0.0, repr=False)
 
     def now(self) -> float:
         """Return seconds since the epoch, UTC."""
-        return time.time()  # noqa: TID251 - the one place
+        seconds = time.time()  # noqa: TID251 - the one place
+        if seconds <= self._floor:
+            seconds = self._floor = self._floor + _TICK_S
+        return seconds
+
+    def not_before(self, seconds: float) -> None:
+        """Tell from now on only times after this one, each later than the last, wherever the machine's is.
+
+        For times that are compared with those of an earlier process or of another machine.
+        """
+        self._floor = max(self._floor, seconds)
 
     def monotonic(self) -> float:
         """Return seconds that never go back, for durations."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ MAX_COLUMN_CHUNK = 1024 * 1024 * 1024
 BATCH_BYTES = 8 * 1024 * 1024
 """What a batch of rows should weigh by the footer's word."""
 MAX_BATCH_ROWS = 1024
+_ROWS_AT_ONCE = 64
+"""Rows that become Python objects together; who stops reading has made few in vain."""
+_PLACES = 8
+"""Places that are kept: one for each step that reads the rows, where there are not many steps."""
 
 
 class Parquet:
@@ -48,6 +52,7 @@ class Parquet:
                 )
         self._groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
         self._batch_rows = _batch_rows(metadata, where)
+        self._places: list[_Place] = []
         self._texts = [
             metadata.schema.column(index).path
             for index in range(len(metadata.schema))
@@ -56,19 +61,47 @@ class Parquet:
 
     def read(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
         """Yield every row from number `start` on."""
+        place = self._place_before(start)
+        try:
+            while (batch := place.batch) is not None:
+                skipped = max(0, start - place.number)
+                for offset in range(skipped, batch.num_rows, _ROWS_AT_ONCE):
+                    yield from _rows(batch.slice(offset, _ROWS_AT_ONCE), place.number + offset)
+                place.move()
+        finally:
+            self._keep(place)
+
+    def _place_before(self, start: int) -> _Place:
+        """Return a place from which `start` is near: one that an earlier read has left, else its row group.
+
+        A run reads its rows shard by shard. Without these places each shard would decode its row group from
+        the beginning, which with one large group is the square of the file.
+        """
         first, group = 0, 0
         while group < len(self._groups) and first + self._groups[group] <= start:
             first += self._groups[group]
             group += 1
-        number = first
-        for batch in self._batches(group):
-            if number + batch.num_rows > start:
-                for row in _rows(batch, number):
-                    if row[0] >= start:
-                        yield row
-            number += batch.num_rows
+        near = [place for place in self._places if first <= place.number <= start and place.batch is not None]
+        if near:
+            place = max(near, key=lambda place: place.number)
+            self._places.remove(place)  # while it is read from, nobody else moves it
+        else:
+            place = _Place(first, self._batches(group))
+            place.move()
+        while place.batch is not None and place.number + place.batch.num_rows <= start:
+            place.move()
+        return place
 
-    def _batches(self, group: int) -> Iterator[Any]:
+    def _keep(self, place: _Place) -> None:
+        if place.batch is None or place.batch.get_total_buffer_size() > BATCH_BYTES:
+            place.close()
+            return
+        self._places.append(place)
+        for old in self._places[:-_PLACES]:
+            old.close()
+        del self._places[:-_PLACES]
+
+    def _batches(self, group: int) -> Generator[Any]:
         with self._errors():
             file = pq.ParquetFile(self._path, read_dictionary=self._texts, memory_map=True, pre_buffer=False)
             with file:
@@ -79,6 +112,27 @@ class Parquet:
 
     def _errors(self) -> _ParquetErrors:
         return _ParquetErrors(self._path)
+
+
+class _Place:
+    """How far a file was read: a batch, the number of its first row, and the batches behind it."""
+
+    def __init__(self, number: int, batches: Generator[Any]) -> None:
+        self.number = number
+        self.batch: Any = None
+        self._batches = batches
+
+    def move(self) -> None:
+        """Go to the next batch; None at the end."""
+        if self.batch is not None:
+            self.number += self.batch.num_rows
+        self.batch = None  # also where the next one cannot be read
+        self.batch = next(self._batches, None)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.batch = None
+        self._batches.close()
 
 
 class _ParquetErrors:

@@ -99,6 +99,9 @@ def prepare(
 
     clock = Clock()
     earlier = earlier_run(store, asked) if isinstance(asked, Resume) else None
+    if earlier is not None:
+        # Which record is newer decides what stands, also where the machine's clock was set back since.
+        clock.not_before(store.newest_end(earlier.id))
     request = request_of(earlier) if earlier is not None else asked
     assert isinstance(request, RunRequest)  # a resume has an earlier run
     if isinstance(asked, Resume) and asked.budget:

@@ -80,10 +80,10 @@ class _Looks:
     def _ask(self) -> None:
         waiting, self._waiting = self._waiting, {}
         records: dict[str, RecordRow] = {}
-        failure: HeadraceError | None = None
+        failure: Exception | None = None
         try:
             records = self._store.reusable(list(waiting))
-        except HeadraceError as error:
+        except Exception as error:  # noqa: BLE001 - the border to the rows: none may be left waiting
             failure = error
         for key, futures in waiting.items():
             for future in futures:

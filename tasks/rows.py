@@ -114,7 +114,9 @@ async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> Shar
     counts = ShardCounts()
     earlier = ctx.store.record(ctx.run_id, ctx.step_id, ONCE)
     final = earlier is not None and _is_final(ctx, earlier)
-    if earlier is not None and final and scopes.newest_upstream(ctx.step_id) > (earlier.finished_at or 0.0):
+    newest = scopes.newest_upstream(ctx.step_id)
+    ctx.clock.not_before(newest)  # a row may have been finished on a machine whose clock is ahead
+    if earlier is not None and final and newest > (earlier.finished_at or 0.0):
         final = False  # a row that it has read was run again since, by a resume
         ctx.renewed()
     if earlier is not None and final:

@@ -136,6 +136,11 @@ class Reads:
             for row, status, inline, reference in self._values(_outputs_of_rows(), span)
         }
 
+    def newest_end(self, run_id: str) -> float:
+        """Return when the last of a run's records was finished; 0 where none is."""
+        query = select(func.max(schema.records.c.finished_at)).where(schema.records.c.run_id == run_id)
+        return self._values(query)[0][0] or 0.0
+
     def attempts(self, record_id: str, *, payloads: bool = True) -> list[AttemptRow]:
         """Return the attempts of a record, in order."""
         found = self._values(_attempts_of_record(payloads), {"record_id": record_id})

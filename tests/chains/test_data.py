@@ -399,3 +399,40 @@ def test_any_bytes_are_rows_or_an_error(
     except InputInvalid:
         return
     assert len(rows_of(dataset)) == dataset.count - dataset.bad_count
+
+
+def test_shards_of_a_large_row_group_are_read_on_from_where_the_last_one_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count, shard = 5000, 256
+    texts = [f"text {number}" for number in range(count)]
+    pq.write_table(pa.table({"n": list(range(count)), "text": texts}), tmp_path / "a.parquet")
+    dataset = open_dataset(tmp_path / "a.parquet")
+    opened: list[Any] = []
+    real = pq.ParquetFile
+    monkeypatch.setattr(
+        pq, "ParquetFile", lambda *given, **more: opened.append(given) or real(*given, **more)
+    )
+    found: list[list[int]] = [[], [], []]
+    for start in range(0, count + 8 * shard, shard):
+        for step in range(3):  # the steps of a run are at different rows of one data set
+            at = start - 4 * step * shard
+            if 0 <= at < count:
+                found[step] += [row["n"] for row in rows_of(dataset, at, at + shard)]
+    assert found == [list(range(count))] * 3
+    assert len(opened) == 3
+
+
+def test_a_place_in_a_parquet_file_serves_no_row_before_it(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"n": list(range(3000))}), tmp_path / "a.parquet", row_group_size=1500)
+    dataset = open_dataset(tmp_path / "a.parquet")
+    spans = [(1400, 1600), (0, 10), (2999, 3000), (1599, 1601), (1500, 1501), (5, 7), (2990, None), (0, 1)]
+    for start, stop in spans:
+        expected = list(range(start, 3000 if stop is None else stop))
+        assert [row["n"] for row in rows_of(dataset, start, stop)] == expected

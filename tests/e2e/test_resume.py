@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 
 import pytest
@@ -45,6 +46,31 @@ def test_retry_runs_what_failed_and_what_was_blocked_and_scores_anew(make_desk: 
     nothing = desk.headrace("retry", run, "--direct")
     assert nothing.code == 2 and "no failed rows" in nothing.err
     assert desk.sent() == before + 2
+
+
+def test_a_clock_that_was_set_back_lets_no_earlier_score_stand(make_desk: Callable) -> None:
+    desk = make_desk(REFUSES_ROW_3)
+    run = run_with_a_bad_row(desk)
+    set_clock_back(desk, 3600.0)
+    done = desk.headrace("retry", run, "--direct", "--json")
+    assert done.code == 0, done.err
+    assert statuses(desk, run, "reply") == ["ok"] * 6
+    score = desk.headrace("show", run, "--step", "score", "--json").json()
+    assert score["output"]["missing"] == 0 and score["output"]["rows"] == 6
+    sent = desk.sent()
+    assert desk.headrace("resume", run, "--direct", "--json").code == 0
+    assert desk.sent() == sent
+
+
+def set_clock_back(desk, seconds: float) -> None:
+    """Make all that the store holds of an hour that the machine's clock has yet to reach."""
+    with sqlite3.connect(desk.store / "headrace.db") as database:
+        for table in ("runs", "steps", "records", "attempts"):
+            database.execute(
+                f"UPDATE {table} SET started_at = started_at + ?, finished_at = finished_at + ?",
+                (seconds, seconds),
+            )
+        database.execute("UPDATE runs SET heartbeat_at = heartbeat_at + ?", (seconds,))
 
 
 def test_a_resume_of_a_finished_run_does_nothing(desk) -> None:

@@ -205,6 +205,17 @@ async def test_without_others_a_claim_costs_no_transaction(serve: Any, desks: An
     assert counts[0] == counts[1] == 2
 
 
+async def test_an_unexpected_error_of_a_look_reaches_every_row_that_waits() -> None:
+    class Broken:
+        def reusable(self, keys: list[str]) -> Any:
+            raise LookupError(f"no place for {len(keys)}")
+
+    looks = reuse._Looks(Broken())
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*map(looks.look, "aab"), return_exceptions=True)
+    assert [str(error) for error in found] == ["no place for 2"] * 3
+
+
 HOLD = """
 import asyncio, sys, time
 from chains.store import open_store
