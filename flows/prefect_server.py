@@ -24,13 +24,12 @@ from urllib.parse import unquote
 
 from chains.clock import Clock
 from chains.errors import EnvironmentLacks
+from flows.children import start_child
 
 USUAL_URL = "http://127.0.0.1:4200/api"
 START_LIMIT_SECONDS = 90.0
 REFUSED_HINT = "Set PREFECT_API_KEY for Prefect Cloud, PREFECT_API_AUTH_STRING for a server of your own"
 State = Literal["ok", "refuses", "silent"]
-_UNTIL_STDIN_CLOSES = '("$@"; kill 0) & read -r _; kill 0'
-"""Runs a command until it ends or the pipe to us closes, so that a killed run leaves no server behind."""
 
 
 @dataclass(slots=True)
@@ -50,12 +49,7 @@ class PrefectApi:
         """Return when the API answers, and point Prefect at it. Raises EnvironmentLacks when none does."""
         clock = Clock()
         begun, told = clock.monotonic(), False
-        while (state := _state(self.url)) != "ok":
-            if state == "refuses":
-                raise EnvironmentLacks(
-                    f"the Prefect API at {without_password(self.url)} answers, but refuses this user.",
-                    hint=f"{REFUSED_HINT}, or run with --direct.",
-                )
+        while not self.answers():
             waited = clock.monotonic() - begun
             if self.process is None or self.process.poll() is not None or waited > START_LIMIT_SECONDS:
                 shown = without_password(self.url)
@@ -65,6 +59,13 @@ class PrefectApi:
                 told = True
             _pause()
         os.environ["PREFECT_API_URL"] = self.url
+
+    def answers(self) -> bool:
+        """Whether the API answers this user. Raises EnvironmentLacks where it refuses."""
+        state = _state(self.url)
+        if state == "refuses":
+            raise self._refusal()
+        return state == "ok"
 
     def settle(self, flow_run_id: str | None, limit: float = 10.0) -> None:
         """Wait until the server has digested the task runs of an ended flow run; it lags by events."""
@@ -81,7 +82,7 @@ class PrefectApi:
             "task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}},
         }
         try:
-            return int(_ask(f"{self.url}/task_runs/count", body, timeout=5))
+            return int(ask_api(f"{self.url}/task_runs/count", body, timeout=5))
         except (OSError, ValueError, HTTPException):
             return 0
 
@@ -90,6 +91,12 @@ class PrefectApi:
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
             self.process.wait(timeout=20)
+
+    def _refusal(self) -> EnvironmentLacks:
+        return EnvironmentLacks(
+            f"the Prefect API at {without_password(self.url)} answers, but refuses this user.",
+            hint=f"{REFUSED_HINT}, or run with --direct.",
+        )
 
     def _hint(self) -> str:
         if self.log is not None:
@@ -104,7 +111,7 @@ def without_password(url: str) -> str:
 
 def find() -> PrefectApi | None:
     """Return the API that is configured, else the one on Prefect's usual port, if there is one."""
-    configured = _configured_url()
+    configured = configured_url()
     if configured:
         return PrefectApi(configured)
     return PrefectApi(USUAL_URL) if _state(USUAL_URL) == "ok" else None
@@ -115,21 +122,23 @@ def start(folder: Path) -> PrefectApi:
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "prefect-server.log"
-    environment = os.environ | {
+    command, environment = server_command("127.0.0.1", port), server_environment()
+    with log.open("wb") as sink:
+        process = start_child(command, environment=environment, sink=sink)
+    return PrefectApi(f"http://127.0.0.1:{port}/api", process, log)
+
+
+def server_command(host: str, port: int) -> list[str]:
+    """Return the command that serves Prefect's API and UI at an address."""
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+
+
+def server_environment() -> dict[str, str]:
+    """Return the environment of a server of ours: it sends no statistics and logs what is wrong."""
+    return os.environ | {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            ["sh", "-c", _UNTIL_STDIN_CLOSES, "sh", *command],
-            stdin=subprocess.PIPE,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C stops the run first; `kill 0` reaches this group only
-        )
-    return PrefectApi(f"http://127.0.0.1:{port}/api", process, log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +152,12 @@ class Looked:
 
 def look() -> Looked:
     """Look for an API, where it is configured or on Prefect's usual port."""
-    configured = _configured_url()
+    configured = configured_url()
     url = configured or USUAL_URL
     return Looked(without_password(url), _state(url), configured is not None)
 
 
-def _configured_url() -> str | None:
+def configured_url() -> str | None:
     """Return the API that the environment or the active Prefect profile names."""
     return _setting("PREFECT_API_URL")
 
@@ -181,11 +190,11 @@ def _state(url: str) -> State:
     """Ask for the version, a JSON string; Prefect Cloud tells none, and is asked for a flow run."""
     try:
         try:
-            is_api = isinstance(json.loads(_ask(f"{url}/admin/version")), str)
+            is_api = isinstance(json.loads(ask_api(f"{url}/admin/version")), str)
         except urllib.error.HTTPError as error:
             if error.code != 404:
                 raise
-            is_api = isinstance(json.loads(_ask(f"{url}/flow_runs/filter", {"limit": 1})), list)
+            is_api = isinstance(json.loads(ask_api(f"{url}/flow_runs/filter", {"limit": 1})), list)
     except urllib.error.HTTPError as error:
         return "refuses" if error.code in (401, 403) else "silent"
     except (OSError, ValueError, HTTPException):
@@ -193,8 +202,8 @@ def _state(url: str) -> State:
     return "ok" if is_api else "silent"
 
 
-def _ask(url: str, body: dict[str, Any] | None = None, *, timeout: float = 3) -> bytes:
-    """GET, or POST a body, in the user's name as Prefect's own client does."""
+def ask_api(url: str, body: dict[str, Any] | None = None, *, timeout: float = 3) -> bytes:
+    """GET, or POST a body, in the user's name as Prefect's own client does; raise OSError as urllib does."""
     address, user = _split_user(url)
     headers = {"Content-Type": "application/json"}
     if key := _setting("PREFECT_API_KEY"):

@@ -14,7 +14,23 @@ import typer
 import typer.main
 
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
-from flows.cli import again, check, demo, deploy, diff, doctor, graph, keep, read, run, show, testcase, why
+from flows.cli import (
+    again,
+    call,
+    check,
+    demo,
+    deploy,
+    diff,
+    doctor,
+    graph,
+    keep,
+    read,
+    run,
+    show,
+    testcase,
+    up,
+    why,
+)
 
 app = typer.Typer(
     name="headrace",
@@ -42,6 +58,9 @@ app.command("verify")(keep.verify)
 app.command("prune")(keep.prune)
 app.command("export")(keep.export)
 app.command("deploy")(deploy.deploy)
+app.command("up")(up.up)
+app.command("call")(call.call)
+app.command("result")(call.result)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

@@ -19,16 +19,17 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 def device_of(model: Model) -> str:
     """Return `cpu`, `cuda` or `mps` for a model whose `device` may be `auto`."""
     if model.device != "auto":
-        if model.device != "cpu" and model.device not in _accelerators():
+        if model.device != "cpu" and model.device not in accelerators():
             raise EnvironmentLacks(
                 f"There is no device '{model.device}' on this machine.",
                 hint="Set `device: auto` or `device: cpu`.",
             )
         return model.device
-    return (_accelerators() or ["cpu"])[0]
+    return (accelerators() or ["cpu"])[0]
 
 
-def _accelerators() -> list[str]:
+def accelerators() -> list[str]:
+    """Return the devices of this machine beside the CPU, the best one first."""
     nvidia, apple = Path("/dev/nvidiactl").exists(), Path("/System/Library").exists()
     if not (nvidia or apple):
         return []
