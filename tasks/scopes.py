@@ -90,13 +90,7 @@ class Scopes:
 
     def newest_upstream(self, step_id: str) -> float:
         """Return when the last record that a once step depends on was finished."""
-        newest = 0.0
-        for upstream in self._graph.needs[step_id]:
-            chunks = [range(ONCE, 0)] if upstream in self._once else self._rows.shards(16 * CHUNK)
-            for rows in chunks:
-                found = self._store.records(self._run_id, upstream, rows=rows, payloads=False)
-                newest = max([newest, *(record.finished_at or 0.0 for record in found)])
-        return newest
+        return self._store.newest_end(self._run_id, self._graph.needs[step_id])
 
     def _views(self, step_id: str) -> Iterator[RowView]:
         once = {up.step: up.output for up in self._once_upstream(step_id) if up.output is not None}

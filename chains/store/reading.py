@@ -6,7 +6,7 @@ With `payloads=False` no payload leaves the database and no blob is opened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -136,9 +136,11 @@ class Reads:
             for row, status, inline, reference in self._values(_outputs_of_rows(), span)
         }
 
-    def newest_end(self, run_id: str) -> float:
-        """Return when the last of a run's records was finished; 0 where none is."""
+    def newest_end(self, run_id: str, steps: Collection[str] | None = None) -> float:
+        """Return when the last record of a run, or of some of its steps, was finished; 0 where none is."""
         query = select(func.max(schema.records.c.finished_at)).where(schema.records.c.run_id == run_id)
+        if steps is not None:
+            query = query.where(schema.records.c.step.in_(sorted(steps)))
         return self._values(query)[0][0] or 0.0
 
     def attempts(self, record_id: str, *, payloads: bool = True) -> list[AttemptRow]:

@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import report
 import single
 from contenders import CONTENDERS, PREFECT_FLOW, Bench, Contender
 from endpoint import endpoint
-from postgres import postgres
+from postgres import cpu_seconds, postgres
 from prefect_api import prefect_server
 
 Table = list[list[str]]
@@ -79,7 +80,12 @@ def run_processes(bench: Bench, given: argparse.Namespace) -> tuple[Any, Table, 
     place = contextlib.nullcontext(given.store) if given.store else postgres(bench.folder)
     with place as store:
         found = processes.processes(
-            bench, HEADRACE, store=None if store == "sqlite" else store, numbers=given.processes, say=say
+            bench,
+            HEADRACE,
+            store=None if store == "sqlite" else store,
+            numbers=given.processes,
+            server_cpu=(lambda: 0.0) if given.store else partial(cpu_seconds, bench.folder),
+            say=say,
         )
     return found, processes.table(found), []
 

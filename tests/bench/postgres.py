@@ -42,6 +42,26 @@ def postgres(folder: Path) -> Iterator[str]:
         _as_postgres(programs / "pg_ctl", "-D", cluster, "-m", "immediate", "stop")
 
 
+def cpu_seconds(folder: Path) -> float:
+    """Return the CPU that the cluster in this folder has used: of its processes, and of those that ended."""
+    postmaster = (folder / "postgres" / "postmaster.pid").read_text().split()[0]
+    used = sum(_times(Path("/proc") / postmaster)[:4])  # with what its children had used when they ended
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if _fields(process)[1] == postmaster:
+                used += sum(_times(process)[:2])
+    return used / os.sysconf("SC_CLK_TCK")
+
+
+def _fields(process: Path) -> list[str]:
+    """Return what the kernel tells of a process, from its state on."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
+
+
+def _times(process: Path) -> list[int]:
+    return [int(ticks) for ticks in _fields(process)[11:15]]
+
+
 def _as_postgres(*command: str | Path) -> None:
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     done = subprocess.run(

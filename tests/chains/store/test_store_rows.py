@@ -203,4 +203,5 @@ def test_the_newest_end_of_a_run_is_that_of_its_last_record(store, record_row):
     assert store.newest_end("run1") == 0.0
     store.put(record_row(0, finished_at=104.5), record_row(1, finished_at=103.0), record_row(2))
     assert store.newest_end("run1") == 104.5
-    assert store.newest_end("run2") == 0.0
+    assert store.newest_end("run1", ["triage"]) == 104.5
+    assert store.newest_end("run1", ["draft"]) == store.newest_end("run2") == 0.0
