@@ -110,6 +110,8 @@ def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
             case PrepareStep():
                 files.require((*at, "prepare"), step.prepare)
                 _check_like(subject, (*at, "like"), words, step)
+                if step.tokens is not None:
+                    _known(subject, (*at, "tokens"), step.tokens, words=words, section="models")
             case FinetuneStep():
                 files.require((*at, "data", "train"), step.data.train)
                 if step.data.validation is not None:

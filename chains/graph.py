@@ -129,6 +129,8 @@ def own_templates(step_id: str, step: Step) -> Iterator[StepTemplate]:
             for name, source in (("completion", step.completion), ("text", step.text)):
                 if source is not None:
                     yield StepTemplate((*at, name), source, may_read_row=True)
+            for name, source in step.fields.items():
+                yield StepTemplate((*at, "fields", name), source, may_read_row=True)
         case FinetuneStep():
             yield StepTemplate((*at, "data", "train"), step.data.train)
             if step.data.validation is not None:
@@ -216,6 +218,8 @@ def models_of(step: Step, chain: Chain) -> list[str]:
             names = [step.model]
         case FinetuneStep():
             names = [step.base]
+        case PrepareStep():
+            names = [step.tokens]
         case EvaluateStep():
             names = [judge_model(step, name, chain) for name in judging_names(step)]
             names += [step.embedder] if "similarity" in step.measured else []

@@ -47,7 +47,7 @@ def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, .
         case EmbedStep():
             return ("collection", "chunks", "embedded", "reused", "documents")
         case PrepareStep():
-            return ("train", "validation", "test", "counts", "dropped")
+            return ("train", "validation", "test", "counts", "dropped", "reasons", "tokens", "leaks", "card")
         case FinetuneStep():
             return FINETUNE_OUTPUTS
         case EvaluateStep():

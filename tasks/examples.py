@@ -1,8 +1,8 @@
 """Training examples: from a data set's row to the line of JSON that a finetune step reads.
 
-Owns the three forms (prompt with completion, messages, text), what makes an example usable, and the text by
-which two examples are the same. Knows nothing of files, splits or the store. Values of a row are variables
-of templates and never templates; the messages of `like` are rendered without `row`, as they are in a run.
+Owns what makes an example usable, and the text by which two examples are the same; the forms and the ways
+between them are tasks.preparing.forms'. Knows nothing of files, splits or the store. Values of a row are
+variables of templates and never templates; the messages of `like` are rendered without `row`, as in a run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ from typing import TYPE_CHECKING, Any
 from chains.errors import InputInvalid
 from chains.inputs import bind_inputs
 from chains.prompts import prompt_parts, render_messages
-from chains.spec import PrepareStep, runs_once
+from chains.spec import ExampleFormat, PrepareStep, runs_once
 from chains.templates import references, render_value
+from tasks.preparing.forms import (
+    CONVERSATIONS,
+    FIELDS,
+    OPTIONAL,
+    Message,
+    form_of,
+    messages_of_alpaca,
+    messages_of_sharegpt,
+    written,
+)
 
 if TYPE_CHECKING:
     from chains.loading import ChainFile
@@ -56,6 +66,7 @@ class Converter:
         self._from_text = from_text
         sources = [source for _, source in self._parts]
         sources += [source for source in (step.completion, step.text) if source is not None]
+        sources += step.fields.values()
         used = {(found.root, found.path[:1]) for source in sources for found in references(source)}
         chain = chain_file.chain
         names = {path[0] for root, path in used if root == "inputs" and path}
@@ -67,7 +78,7 @@ class Converter:
         # a list over rows would put every row's answer into each example: only once steps are in scope
         once = {name for name, other in chain.steps.items() if runs_once(other)}
         self._upstream = {name: scope[name] for name, _ in used if name in once and name in scope}
-        self._form: tuple[str, ...] | None = None
+        self._form: ExampleFormat | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return all that decides an example besides the row, for the step's value key."""
@@ -75,6 +86,8 @@ class Converter:
             "messages": [list(part) for part in self._parts],
             "completion": self._step.completion,
             "text": self._step.text,
+            "fields": self._step.fields,
+            "written_as": self._step.format,
             "inputs": {name: spec.model_dump(mode="json") for name, spec in self._chain.inputs.items()},
             "given": self._given,
             "upstream": self._upstream,
@@ -84,11 +97,14 @@ class Converter:
     def convert(self, row: Mapping[str, Any]) -> Example:
         """Return the row's example; InputInvalid says what the row lacks."""
         if self._step.like is not None:
-            return _asked_and_answered(
-                self._messages(row), _completion(self._render(self._step.completion, row))
-            )
+            completion = _completion(self._render(self._step.completion, row))
+            return self._conversation(self._messages(row), [{"role": "assistant", "content": completion}])
         if self._step.text is not None:
-            return _plain(_text(self._render(self._step.text, row)))
+            return self._ready({"text": _text(self._render(self._step.text, row))})
+        if self._step.fields:
+            return self._ready(
+                {name: self._render(source, row) for name, source in self._step.fields.items()}
+            )
         return self._ready(row)
 
     def _messages(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -103,25 +119,67 @@ class Converter:
 
     def _ready(self, row: Mapping[str, Any]) -> Example:
         """Pass a row through that is an example already; other columns are left out."""
-        form = next((form for form in _READY if all(name in row for name in form)), None)
-        if form is None:
+        wanted = self._step.format
+        found = wanted if wanted is not None and _has(row, wanted) else form_of(row)
+        if found is None:
             raise InputInvalid(
-                "it has neither 'messages', nor 'prompt' with 'completion', nor 'text', "
-                f"but {sorted(row)!r:.200}.",
-                hint="Give the prepare step `like` with `completion`, or `text`.",
+                "it has neither 'messages', nor 'prompt' with 'completion', nor 'text', nor the fields of "
+                f"another form, but {sorted(row)!r:.200}.",
+                hint="Give the prepare step `like` with `completion`, or `fields`, or `text`.",
             )
-        if self._form is None:
-            self._form = form
-        if form != self._form:
-            raise InputInvalid(f"it is of the form {form}, and the rows before it are {self._form}.")
-        if form == ("messages",):
-            return _conversation(_checked_messages(row["messages"], "messages"))
-        if form == ("text",):
-            return _plain(_text(row["text"]))
-        return _pair(row["prompt"], row["completion"])
+        self._form = self._form or found
+        if found != self._form:
+            raise InputInvalid(f"it is of the form {found!r}, and the rows before it are {self._form!r}.")
+        if wanted not in (None, found) and not {wanted, found} <= CONVERSATIONS:
+            raise InputInvalid(f"it is of the form {found!r}, which cannot be written as {wanted!r}.")
+        match found:
+            case "text":
+                return _plain(_text(row["text"]))
+            case "classification" | "pairs":
+                return _texts(found, row)
+            case "preference":
+                return _preference(row)
+            case "prompt_completion":
+                return self._pair(row["prompt"], row["completion"])
+            case "alpaca":
+                return self._turns(messages_of_alpaca(row), "the answer")
+            case "sharegpt":
+                return self._turns(messages_of_sharegpt(row), "'conversations'")
+            case _:
+                return self._turns(_checked_messages(row["messages"], "messages"), "'messages'")
+
+    def _turns(self, messages: list[Message], name: str) -> Example:
+        if messages[-1]["role"] != "assistant":
+            raise InputInvalid(
+                f"{name} does not end with the assistant's answer, so there is nothing to learn."
+            )
+        if not messages[-1]["content"].strip():
+            raise InputInvalid(f"{name} is empty at its end, so there is nothing to learn.")
+        form = self._step.format or "messages"
+        return _example(written(form, messages[:-1], messages[-1:]), messages[:-1], messages[-1:])
+
+    def _conversation(self, asked: list[Message], answer: list[Message]) -> Example:
+        return _example(written(self._step.format or "prompt_completion", asked, answer), asked, answer)
+
+    def _pair(self, prompt: Any, completion: Any) -> Example:
+        if isinstance(prompt, str) and isinstance(completion, str):
+            if not completion.strip():
+                raise InputInvalid("'completion' is empty, so there is nothing to learn.")
+            if self._step.format in (None, "prompt_completion"):
+                texts = [[{"role": "", "content": text}] for text in (prompt, completion)]
+                return _example({"prompt": prompt, "completion": completion}, *texts)
+            answer = [{"role": "assistant", "content": completion}]
+            return self._conversation([{"role": "user", "content": prompt}], answer)
+        if isinstance(prompt, str) or isinstance(completion, str):
+            raise InputInvalid("'prompt' and 'completion' must both be texts or both be lists of messages.")
+        asked, said = _checked_messages(prompt, "prompt"), _checked_messages(completion, "completion")
+        if any(message["role"] != "assistant" for message in said):
+            raise InputInvalid("'completion' holds a message that is not the assistant's.")
+        return self._conversation(asked, said)
 
 
-_READY = (("messages",), ("prompt", "completion"), ("text",))
+def _has(row: Mapping[str, Any], form: ExampleFormat) -> bool:
+    return all(name in row for name in FIELDS[form])
 
 
 def normalised(text: str) -> str:
@@ -129,33 +187,34 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _asked_and_answered(messages: list[dict[str, str]], completion: str) -> Example:
-    answer = [{"role": "assistant", "content": completion}]
-    return _example({"prompt": messages, "completion": answer}, messages, answer)
+def _preference(row: Mapping[str, Any]) -> Example:
+    """Return a question with a better and a worse answer."""
+    values = [row["prompt"], row["chosen"], row["rejected"]]
+    if not all(isinstance(value, str) for value in values):
+        values = [_checked_messages(row[name], name) for name in ("prompt", "chosen", "rejected")]
+    asked, chosen, rejected = (_comparable_value(value) for value in values)
+    if not chosen or chosen == rejected:
+        raise InputInvalid("'chosen' is empty or the same as 'rejected', so there is nothing to prefer.")
+    content = dict(zip(("prompt", "chosen", "rejected"), values, strict=True))
+    return Example(_line(content), _PART.join((asked, chosen, rejected)), asked)
 
 
-def _conversation(messages: list[dict[str, str]]) -> Example:
-    if messages[-1]["role"] != "assistant":
-        raise InputInvalid(
-            "'messages' does not end with the assistant's answer, so there is nothing to learn."
-        )
-    return _example({"messages": messages}, messages[:-1], messages[-1:])
+def _texts(form: ExampleFormat, row: Mapping[str, Any]) -> Example:
+    """Return a labelled text, or texts that belong together."""
+    names = [*FIELDS[form], *(name for name in OPTIONAL.get(form, ()) if row.get(name) not in (None, ""))]
+    content = {name: row[name] for name in names}
+    for name in names:
+        if name == "label" and isinstance(content[name], int):  # true and false too
+            continue
+        if not isinstance(content[name], str) or (name != "text" and not content[name].strip()):
+            raise InputInvalid(f"{name!r} is no text to learn from, but {content[name]!r:.200}.")
+    first = content[names[0]]
+    whole = [normalised(str(value)) for value in content.values()] if first.strip() else []
+    return Example(_line(content), _PART.join(whole), normalised(first))
 
 
-def _pair(prompt: Any, completion: Any) -> Example:
-    if isinstance(prompt, str) and isinstance(completion, str):
-        if not completion.strip():
-            raise InputInvalid("'completion' is empty, so there is nothing to learn.")
-        asked = [{"role": "", "content": prompt}]
-        return _example(
-            {"prompt": prompt, "completion": completion}, asked, [{"role": "", "content": completion}]
-        )
-    if isinstance(prompt, str) or isinstance(completion, str):
-        raise InputInvalid("'prompt' and 'completion' must both be texts or both be lists of messages.")
-    asked, answer = _checked_messages(prompt, "prompt"), _checked_messages(completion, "completion")
-    if any(message["role"] != "assistant" for message in answer):
-        raise InputInvalid("'completion' holds a message that is not the assistant's.")
-    return _example({"prompt": asked, "completion": answer}, asked, answer)
+def _comparable_value(value: Any) -> str:
+    return normalised(value) if isinstance(value, str) else _comparable(value)
 
 
 def _plain(text: str) -> Example:

@@ -1,38 +1,38 @@
 """The prepare step: from a data set to training files, deduplicated and split, with the proof of no leak.
 
-Owns which file may be read, what is dropped and counted, where the parts are written and when an earlier
-result is reused. What an example is stands in tasks.examples, how a split is cut in tasks.splitting.
-The data set is read as a stream; what stays in memory is a few numbers per row. Invariant: equal data and
-equal parameters leave equal bytes.
+Owns which file may be read, where the parts are written and when an earlier result is reused. What an example
+is stands in tasks.examples, what stays and why in tasks.preparing, how a split is cut in tasks.splitting. The
+data set is read as a stream; what stays in memory is a few numbers per row. Invariant: equal data and equal
+parameters leave equal bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import shutil
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from chains.data import Dataset, open_dataset
-from chains.errors import InputInvalid, Refused, StepFailed, StoreDamaged, TemplateFailed
-from chains.keys import canonical, key_of
+from chains.errors import InputInvalid, Refused, StoreDamaged
+from chains.keys import key_of
 from chains.spec import PrepareStep
 from chains.store.files import temporary_name
 from chains.suggest import did_you_mean
 from chains.templates import has_expression, render
 from tasks.context import OnceJob, RowResult, StepContext
-from tasks.examples import Converter, Example
-from tasks.reuse import Question, found, question
-from tasks.splitting import PARTS, assign, leaks
-
-_SHOWN = 5
-"""Bad rows or leaks that a message lists."""
+from tasks.examples import Converter
+from tasks.preparing.card import card, token_counts
+from tasks.preparing.gathering import Gathered, Gatherer
+from tasks.preparing.leaking import find_leaks, report, require_few
+from tasks.preparing.reading import SUFFIXES, TextRows, open_text
+from tasks.reuse import Question, question
+from tasks.reuse import found as found_record
+from tasks.splitting import PARTS, assign
 
 
 async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
@@ -43,14 +43,19 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
 def _prepare(ctx: StepContext, job: OnceJob) -> RowResult:
     step = cast(PrepareStep, ctx.step)
     path = _data_path(ctx, step.prepare, job)
-    dataset = open_dataset(path)
-    _check_group(step, dataset)
+    dataset = open_text(path) if path.suffix.lower() in SUFFIXES else open_dataset(path)
+    _check_columns(step, dataset)
     converter = Converter(ctx.chain_file, step, job.scope, from_text=dataset.format == "csv")
+    counter = _counter(ctx, step)
     inputs = {"data": str(path), "sha256": dataset.sha256}
     deciding = {
         "data": dataset.sha256,
         "format": dataset.format,
         "deduplicate": step.deduplicate,
+        "near_duplicates": step.near_duplicates,
+        "clean": step.clean.model_dump(mode="json"),
+        "leaks": step.leaks.model_dump(mode="json"),
+        "tokens": dict(counter.identity) if counter is not None else None,
         "split": step.split.model_dump(mode="json"),
         **converter.identity(),
     }
@@ -60,14 +65,65 @@ def _prepare(ctx: StepContext, job: OnceJob) -> RowResult:
         record_id, output = reused
         return RowResult(output=output, value_key=asked.key, reused_from=record_id, inputs=inputs)
     with _scratch(ctx) as scratch:
-        rows = _Reader(step, converter, scratch / "examples.jsonl").read(dataset)
-        parts = assign(rows.units, step.split)
-        _check_leaks(ctx, step, rows, parts)
-        counts = _write_parts(scratch, parts)
-        files = {part: ctx.store.put_file(scratch / f"{part}.jsonl") for part in PARTS if counts[part]}
-    counts |= {"read": rows.read, "duplicates": rows.duplicates, "empty": rows.empty}
-    output = {"counts": counts, "dropped": rows.duplicates + rows.empty, "files": files}
+        found = Gatherer(step, converter, scratch, counter).gather(dataset)
+        output = _cut(ctx, step, found, {"name": path.name, "sha256": dataset.sha256})
     return RowResult(output=_materialised(ctx, key, output), value_key=asked.key, inputs=inputs)
+
+
+def _cut(ctx: StepContext, step: PrepareStep, found: Gathered, source: Mapping[str, str]) -> dict[str, Any]:
+    """Split what was gathered, prove that nothing leaks, and put the parts and their card into the store."""
+    parts = _parts(step, found)
+    all_leaks = find_leaks(step, found, parts)
+    require_few(step, found, parts, all_leaks, step_id=ctx.step_id)
+    counts = _write_parts(found.folder, parts)
+    counts |= {"read": found.read}
+    counts |= {reason: found.dropped.get(reason, 0) for reason in ("duplicates", "empty")}
+    tokens = token_counts(found.tokens, parts) if found.tokens else {}
+    leaks = report(found, parts, all_leaks)
+    text = card(
+        source=source, step=step, found=found, counts=counts, tokens=tokens, leaks=leaks, folder=found.folder
+    )
+    (found.folder / "card.md").write_text(text, encoding="utf-8")
+    names = [part for part in PARTS if counts[part]]
+    files = {name: ctx.store.put_file(found.folder / _file(name)) for name in (*names, "card")}
+    return {
+        "counts": counts,
+        "dropped": sum(found.dropped.values()),
+        "reasons": dict(found.dropped),
+        "tokens": tokens,
+        "leaks": leaks,
+        "files": files,
+    }
+
+
+def _parts(step: PrepareStep, found: Gathered) -> Sequence[int]:
+    """Return each example's part; what was dropped after it was written has none of them."""
+    if not found.near:
+        return assign(found.units, step.split, found.strata or None)
+    kept = [example for example in range(len(found.rows)) if example not in found.near]
+    strata = [found.strata[example] for example in kept] if found.strata else None
+    places = assign([found.units[example] for example in kept], step.split, strata)
+    parts = array("B", [len(PARTS)]) * len(found.rows)
+    for example, part in zip(kept, places, strict=True):
+        parts[example] = part
+    return parts
+
+
+def _counter(ctx: StepContext, step: PrepareStep) -> Any:
+    """Return the model whose tokenizer counts, or None."""
+    if step.tokens is None:
+        return None
+    provider = ctx.providers.get(step.tokens)
+    if not hasattr(provider, "count_tokens"):
+        raise InputInvalid(
+            f"step {ctx.step_id!r} counts tokens with {step.tokens!r}, whose tokenizer is not at hand.",
+            hint="Name a model of provider `local` or `starter` in `tokens`.",
+        )
+    return provider
+
+
+def _file(name: str) -> str:
+    return "card.md" if name == "card" else f"{name}.jsonl"
 
 
 def _data_path(ctx: StepContext, source: str, job: OnceJob) -> Path:
@@ -86,17 +142,19 @@ def _data_path(ctx: StepContext, source: str, job: OnceJob) -> Path:
     return path
 
 
-def _check_group(step: PrepareStep, dataset: Dataset) -> None:
-    group = step.split.group
-    if group is not None and group not in dataset.columns:
-        hint = did_you_mean(group, dataset.columns)
-        raise InputInvalid(
-            f"`split.group` names the column {group!r}, which {dataset.path.name!r} does not have.", hint=hint
-        )
+def _check_columns(step: PrepareStep, dataset: Dataset | TextRows) -> None:
+    named = [("split.group", step.split.group), ("split.stratify", step.split.stratify)]
+    named += [("clean.columns", column) for column in step.clean.columns or ()]
+    for key, column in named:
+        if column is not None and column not in dataset.columns:
+            hint = did_you_mean(column, dataset.columns)
+            raise InputInvalid(
+                f"`{key}` names the column {column!r}, which {dataset.path.name!r} does not have.", hint=hint
+            )
 
 
 def _reuse(ctx: StepContext, asked: Question, key: str) -> tuple[str, dict[str, Any]] | None:
-    record = found(ctx, asked)
+    record = found_record(ctx, asked)
     if record is None:
         return None
     try:
@@ -110,8 +168,8 @@ def _materialised(ctx: StepContext, key: str, output: dict[str, Any]) -> dict[st
     """Return the output with the paths of its files, which are there and hold what was written."""
     folder: Path = ctx.store.folder("work").resolve() / key
     shas = output["files"]
-    ctx.store.materialise({f"{part}.jsonl": sha for part, sha in shas.items()}, folder)
-    paths = {part: str(folder / f"{part}.jsonl") if part in shas else None for part in PARTS}
+    ctx.store.materialise({_file(name): sha for name, sha in shas.items()}, folder)
+    paths = {name: str(folder / _file(name)) if name in shas else None for name in (*PARTS, "card")}
     return {**output, **paths}
 
 
@@ -126,100 +184,6 @@ def _scratch(ctx: StepContext) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(slots=True)
-class _Rows:
-    """What is kept of each example: its row, its unit and its question, all as numbers."""
-
-    rows: array[int] = field(default_factory=lambda: array("Q"))
-    units: array[int] = field(default_factory=lambda: array("Q"))
-    questions: array[int] = field(default_factory=lambda: array("Q"))
-    read: int = 0
-    duplicates: int = 0
-    empty: int = 0
-
-
-class _Reader:
-    """One pass over the data set: every example that stays goes to a file, and its numbers to _Rows."""
-
-    def __init__(self, step: PrepareStep, converter: Converter, target: Path) -> None:
-        self._step = step
-        self._converter = converter
-        self._target = target
-        self._seen: set[bytes] = set()
-        self._numbers: dict[bytes, int] = {}
-        self._bad: list[str] = []
-        self._rows = _Rows()
-
-    def read(self, dataset: Dataset) -> _Rows:
-        """Return the numbers of all examples; rows that are no example are named all at once."""
-        rows, bad = self._rows, 0
-        with self._target.open("xb") as file:
-            for number, row in dataset.rows():
-                rows.read += 1
-                try:
-                    example = self._converter.convert(row)
-                except (InputInvalid, TemplateFailed) as error:
-                    bad += 1
-                    if bad <= _SHOWN:
-                        self._bad.append(f"row {number}: {error}")
-                    continue
-                if self._keeps(example):
-                    self._note(number, row, example)
-                    file.write(example.line)
-        name = dataset.path.name
-        if bad:
-            more = f"\nand {bad - _SHOWN} more" if bad > _SHOWN else ""
-            listed = "\n".join(self._bad)
-            raise InputInvalid(f"{bad} of {rows.read} rows of {name!r} make no example:\n{listed}{more}")
-        if not rows.rows:
-            raise InputInvalid(f"{name!r} leaves no example: {rows.read} rows, {rows.empty} of them empty.")
-        return rows
-
-    def _keeps(self, example: Example) -> bool:
-        if example.is_empty:
-            self._rows.empty += 1
-            return False
-        if not self._step.deduplicate:
-            return True
-        digest = _digest(example.whole)
-        if digest in self._seen:
-            self._rows.duplicates += 1
-            return False
-        self._seen.add(digest)
-        return True
-
-    def _note(self, number: int, row: dict[str, Any], example: Example) -> None:
-        question = self._number(b"q" + _digest(example.asked))
-        group = row.get(self._step.split.group) if self._step.split.group is not None else None
-        # a row without a group is a unit with those that ask the same
-        unit = question if group in (None, "") else self._number(b"g" + canonical(group))
-        self._rows.rows.append(number)
-        self._rows.questions.append(question)
-        self._rows.units.append(unit)
-
-    def _number(self, name: bytes) -> int:
-        return self._numbers.setdefault(name, len(self._numbers))
-
-
-def _digest(text: str) -> bytes:
-    # 16 of 32 bytes: a million rows then take 50 MB, and a collision is as unlikely as a wrong disk read
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
-
-
-def _check_leaks(ctx: StepContext, step: PrepareStep, rows: _Rows, parts: Sequence[int]) -> None:
-    found = leaks(rows.questions, parts)
-    if not found:
-        return
-    listed = ", ".join(
-        f"row {rows.rows[one]} ({PARTS[parts[one]]}) and row {rows.rows[other]} ({PARTS[parts[other]]})"
-        for one, other in found[:_SHOWN]
-    )
-    raise StepFailed(
-        f"step {ctx.step_id!r}: {len(found)} rows ask the same as a row in another part: {listed}.",
-        hint=f"Groups of {step.split.group!r} share questions: drop those rows or group by another column.",
-    )
-
-
 def _write_parts(scratch: Path, parts: Sequence[int]) -> dict[str, int]:
     """Deal the examples out to a file for each part, in the order of their rows; return how many each got."""
     counts = dict.fromkeys(PARTS, 0)
@@ -227,6 +191,8 @@ def _write_parts(scratch: Path, parts: Sequence[int]) -> dict[str, int]:
     try:
         with (scratch / "examples.jsonl").open("rb") as examples:
             for line, part in zip(examples, parts, strict=True):
+                if part == len(PARTS):
+                    continue
                 targets[part].write(line)
                 counts[PARTS[part]] += 1
     finally:

@@ -44,6 +44,14 @@ from chains.spec.parts import (
     Template,
     parse_duration,
 )
+from chains.spec.preparing import (
+    Clean,
+    ExampleFormat,
+    Leaks,
+    PersonalData,
+    PrepareStep,
+    Split,
+)
 from chains.spec.schedules import Schedule
 from chains.spec.steps import (
     CacheMode,
@@ -56,7 +64,6 @@ from chains.spec.steps import (
     RetrieveStep,
     StepBase,
 )
-from chains.spec.training import PrepareStep, Split
 
 __all__ = [
     "KINDS",
@@ -69,22 +76,26 @@ __all__ = [
     "Chain",
     "Check",
     "Chunking",
+    "Clean",
     "Collection",
     "Comparison",
     "Defaults",
     "Duration",
     "EmbedStep",
     "EvaluateStep",
+    "ExampleFormat",
     "Expression",
     "FinetuneStep",
     "Input",
     "Judge",
     "KeptStep",
+    "Leaks",
     "Limits",
     "MetricName",
     "Model",
     "Name",
     "Part",
+    "PersonalData",
     "PrepareStep",
     "Price",
     "PromptStep",

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from chains.spec.evaluating import EvaluateStep
 from chains.spec.finetuning import FinetuneStep
+from chains.spec.preparing import PrepareStep
 from chains.spec.steps import EmbedStep, PromptStep, PythonStep, RetrieveStep, StepBase
-from chains.spec.training import PrepareStep
 
 Step: TypeAlias = (
     PromptStep | RetrieveStep | EmbedStep | PythonStep | PrepareStep | FinetuneStep | EvaluateStep

@@ -77,7 +77,13 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "like": "ask2",
         "completion": "{{ row.answer }}!",
         "text": None,
+        "fields": None,
+        "format": "messages",
+        "clean": {"html": True},
         "deduplicate": False,
+        "near_duplicates": 0.9,
+        "tokens": None,
+        "leaks": {"max": 3},
         "split": {"train": 0.5, "validation": 0.25, "test": 0.25},
     },
     spec.FinetuneStep: {
@@ -351,6 +357,13 @@ async def test_what_only_some_methods_read_changes_their_key(
 ) -> None:
     steps = [{**BASE[spec.FinetuneStep], "finetune": method, name: value} for value in values]
     assert len({await key(store, folder, spec.FinetuneStep, step) for step in steps}) == 2
+
+
+async def test_the_fields_of_examples_change_their_key(store: Store, folder: Path) -> None:
+    first = {"prepare": "data.jsonl", "fields": {"text": "{{ row.ticket }}"}, "cache": "always"}
+    other = {**first, "fields": {"text": "{{ row.answer }}"}}
+    keys = {await key(store, folder, spec.PrepareStep, step) for step in (first, other)}
+    assert len(keys) == 2
 
 
 async def test_the_text_of_plain_examples_changes_their_key(store: Store, folder: Path) -> None:
