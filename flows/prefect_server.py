@@ -45,8 +45,12 @@ class PrefectApi:
         """Whether this process started the server."""
         return self.process is not None
 
+    def name(self) -> None:
+        """Point Prefect at it; to be called before Prefect is imported."""
+        os.environ["PREFECT_API_URL"] = self.url
+
     def wait(self, say: Callable[[str], None]) -> None:
-        """Return when the API answers, and point Prefect at it. Raises EnvironmentLacks when none does."""
+        """Return when the API answers. Raises EnvironmentLacks when none does."""
         clock = Clock()
         begun, told = clock.monotonic(), False
         while not self.answers():
@@ -58,7 +62,6 @@ class PrefectApi:
                 say("Waiting for a Prefect server, 5 to 20 s (`prefect server start` keeps one running).")
                 told = True
             _pause()
-        os.environ["PREFECT_API_URL"] = self.url
 
     def answers(self) -> bool:
         """Whether the API answers this user. Raises EnvironmentLacks where it refuses."""
@@ -118,13 +121,23 @@ def find() -> PrefectApi | None:
 
 
 def start(folder: Path) -> PrefectApi:
-    """Start a server of our own, which logs to `folder`; it is not awaited here."""
+    """Start a server of our own, which logs to `folder`; it is not awaited here.
+
+    Raises EnvironmentLacks where the folder cannot be made.
+    """
     port = _free_port()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"the folder {str(folder)!r} for a Prefect server's log cannot be made: {error.strerror}.",
+            hint="Name another store with HEADRACE_STORE or --store, or run with --direct.",
+        ) from error
     log = folder / "prefect-server.log"
-    command, environment = server_command("127.0.0.1", port), server_environment()
+    # `-P`: a folder `flows` where the user is must not be taken for ours.
+    command = [sys.executable, "-P", "-m", "flows.prefect_process", str(port)]
     with log.open("wb") as sink:
-        process = start_child(command, environment=environment, sink=sink)
+        process = start_child(command, environment=server_environment(), sink=sink)
     return PrefectApi(f"http://127.0.0.1:{port}/api", process, log)
 
 
@@ -234,4 +247,4 @@ def _free_port() -> int:
 def _pause() -> None:
     import time
 
-    time.sleep(0.1)
+    time.sleep(0.05)

@@ -93,6 +93,7 @@ def api_there() -> PrefectApi:
             "no Prefect API is configured, and none answers on Prefect's usual port.",
             hint="`headrace up` starts one; or set PREFECT_API_URL.",
         )
+    api.name()
     api.wait(lambda _: None)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     return api

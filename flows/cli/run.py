@@ -109,20 +109,24 @@ def started_run(
 
     The store is open as long as the block lasts.
     """
-    from chains.settings import get_settings
-    from chains.store import open_store
-    from flows.cli.text import safe
-    from flows.closing import close_unfinished
-    from flows.prepared import prepare
+    import gc
 
+    from chains.settings import get_settings
+
+    gc.disable()  # a tenth of the time of imports goes into it; `_execute` begins to collect again
     settings = get_settings()
     location = store or settings.store
-    opened: Store = _existing(location) if isinstance(asked, Resume) else open_store(location)
-    prepared, api = None, None
+    opened, prepared, api = None, None, None
     try:
         # Standard output belongs to what the run returns: what a python step prints goes to the other.
         with contextlib.redirect_stdout(sys.stderr):
-            api = None if direct else _api(asked, opened, settings)
+            # Before all else that takes time: a server that has to be started comes up meanwhile.
+            api = None if direct else _api(asked, location, settings)
+            from chains.store import open_store
+            from flows.cli.text import safe
+            from flows.prepared import prepare
+
+            opened = _existing(location) if isinstance(asked, Resume) else open_store(location)
             prepared = prepare(asked, store=opened, settings=settings, out=out)
             for bad in prepared.skipped_rows:
                 print(f"left out: {safe(bad)}", file=sys.stderr)
@@ -132,12 +136,16 @@ def started_run(
         yield prepared, monitor, row
     except BaseException as error:
         if prepared is not None:
+            from flows.closing import close_unfinished
+
             close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
         if api is not None and isinstance(error, HeadraceError):
             api.stop()
         raise
     finally:
-        opened.close()
+        gc.enable()
+        if opened is not None:
+            opened.close()
 
 
 def _existing(location: str) -> Store:
@@ -149,7 +157,7 @@ def _existing(location: str) -> Store:
     return open_store(location)
 
 
-def _api(asked: RunRequest | Resume, store: Store, settings: Settings) -> PrefectApi:
+def _api(asked: RunRequest | Resume, location: str, settings: Settings) -> PrefectApi:
     """Return the Prefect API that is there, or one that comes up while the run is prepared."""
     from flows.prefect_server import find, start
 
@@ -159,7 +167,11 @@ def _api(asked: RunRequest | Resume, store: Store, settings: Settings) -> Prefec
             from chains.loading import find_chain, load
 
             load(find_chain(asked.chain), settings=settings)  # a bad chain starts no server
-        api = start(store.folder("prefect"))
+        else:
+            _existing(location).close()  # nor does a mistyped store
+        folder = settings.home if "://" in location else location
+        api = start(Path(folder).expanduser().absolute() / "prefect")
+    api.name()
     return api
 
 
@@ -179,6 +191,7 @@ def _execute(prepared: PreparedRun, api: PrefectApi | None) -> Monitor:
             from flows.executor import execute
             from flows.units import Direct
 
+            _collect()
             asyncio.run(execute(prepared, Direct(), display.report))
         else:
             _execute_flow(prepared, api, display)
@@ -192,17 +205,26 @@ def _execute_flow(prepared: PreparedRun, api: PrefectApi, display: Any) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     import asyncio
 
-    api.wait(display.say)
     from prefect.exceptions import CancelledRun
 
     from flows.prefect_starter import RowsFailed
     from flows.run_chain import prefect_errors, run_prepared
 
+    api.wait(display.say)
+    _collect()
     with contextlib.suppress(RowsFailed, CancelledRun), prefect_errors(api.url):  # the run's row says so
         asyncio.run(run_prepared(prepared, display.report))
     if api.ours:
         row = prepared.store.run(prepared.run_id)
         api.settle(row.prefect_flow_run_id if row is not None else None)
+
+
+def _collect() -> None:
+    """Have garbage looked for again, but not among what the imports made: that stays."""
+    import gc
+
+    gc.freeze()
+    gc.enable()
 
 
 def _warm(prepared: PreparedRun) -> threading.Thread:

@@ -177,6 +177,16 @@ def clock() -> SetClock:
 
 
 @pytest.fixture
+def shared(
+    again: Callable[..., Store], run_row: RunRow, step_row: StepRow, clock: SetClock
+) -> Iterator[Store]:
+    """A store whose leases pass when the test says so."""
+    with again(clock=clock) as opened:
+        opened.put(run_row, step_row)
+        yield opened
+
+
+@pytest.fixture
 def elapse(shared: Store, backend: str, clock: SetClock) -> Callable[[float], None]:
     """Lets time pass: on the clock, and where the time is a server's, by making what it keeps older."""
 

@@ -12,14 +12,6 @@ from chains.store import Claim, Limit, Usage, Verdict
 KEY, OTHER = "k" * 64, "l" * 64
 
 
-@pytest.fixture
-def shared(again, run_row, step_row, clock):
-    """A store whose leases pass when the test says so."""
-    with again(clock=clock) as opened:
-        opened.put(run_row, step_row)
-        yield opened
-
-
 async def test_a_key_is_claimed_by_one_holder(shared):
     assert KEY in await shared.claim([KEY], holder="one")
     assert set(await shared.claim([KEY, OTHER], holder="two")) == {OTHER}
