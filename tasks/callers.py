@@ -44,7 +44,7 @@ class Tally:
         self.cost_micro = _sum(self.cost_micro, cost, answered)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """On whose behalf a call is made, how often it may be tried, and who else calls the same model.
 

@@ -107,7 +107,9 @@ def variables_of(variables: list[tuple[str, ...]], scope: Mapping[str, Any]) -> 
     for variable in variables:
         value: Any = scope
         for part in variable:
-            value = value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+            # A dict is told at once; the question whether something is a mapping takes longer.
+            known = type(value) is dict or isinstance(value, Mapping)
+            value = value.get(part, _ABSENT) if known else _ABSENT
         if value is not _ABSENT:
             found[".".join(variable)] = value
     return found

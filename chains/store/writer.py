@@ -40,7 +40,7 @@ Work: TypeAlias = Batch | Callable[[Connection], Any]
 @dataclass(frozen=True, slots=True)
 class _Job:
     work: Work
-    future: asyncio.Future[Any] | concurrent.futures.Future[Any]
+    future: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
     loop: asyncio.AbstractEventLoop | None
 
 
@@ -95,13 +95,10 @@ class Writer:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            self._hand_in([_Job(work, future, None)])
-            future.add_done_callback(_log_error)
+            self._hand_in([_Job(work, None, None)])
             return
-        told: asyncio.Future[Any] = loop.create_future()
-        told.add_done_callback(_log_error)
-        self._gather(_Job(work, told, loop), loop)
+        # By way of the loop too, so that it keeps its place among what the loop's callers ask for.
+        self._gather(_Job(work, None, loop), loop)
 
     def stop(self) -> None:
         """Write what has been handed in, then end the thread."""
@@ -213,12 +210,6 @@ def _outcome(result: Any) -> _Outcome:
     return _Outcome(error=result) if isinstance(result, HeadraceError) else _Outcome(result)
 
 
-def _log_error(future: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> None:
-    error = None if future.cancelled() else future.exception()
-    if error is not None:
-        _LOG.error("Rows that were handed over to the store could not be written: %s", error)
-
-
 def _own_copy(error: BaseException) -> BaseException:
     """Give each waiter an error of its own, for what a waiter notes on it concerns that waiter only."""
     own = copy.copy(error)
@@ -230,7 +221,7 @@ def _deliver(group: Sequence[_Job], outcomes: Sequence[_Outcome]) -> None:
     """Answer all callers; those of one event loop are woken by one call into it."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, _Outcome]]] = {}
     for job, outcome in zip(group, outcomes, strict=True):
-        if job.loop is None:
+        if job.loop is None or job.future is None:
             _settle([(job, outcome)])
         else:
             by_loop.setdefault(job.loop, []).append((job, outcome))
@@ -250,9 +241,12 @@ def _call(loop: asyncio.AbstractEventLoop, answers: list[tuple[_Job, _Outcome]])
 
 def _settle(answers: Sequence[tuple[_Job, _Outcome]]) -> None:
     for job, outcome in answers:
-        if job.future.done():  # a cancelled caller; its rows are written all the same
+        if job.future is None:  # handed over: nobody waits
+            if outcome.error is not None:
+                _LOG.error("Rows that were handed over to the store could not be written: %s", outcome.error)
+        elif job.future.done():  # a cancelled caller; its rows are written all the same
             continue
-        if outcome.error is None:
+        elif outcome.error is None:
             job.future.set_result(outcome.result)
         else:
             job.future.set_exception(outcome.error)

@@ -67,6 +67,26 @@ async def test_writes_handed_in_one_after_the_other_are_applied_in_that_order(st
     assert store.record("run1", "triage", 0).output == b"199"
 
 
+async def test_an_error_of_rows_that_were_handed_over_is_logged(store, record_row, caplog):
+    store.hand_over(record_row(0, step="unknown"))
+    store.hand_over(record_row(1))
+    await store.aput(record_row(2))
+    assert [record.row for record in store.records("run1")] == [1, 2]
+    assert [message for message in caplog.messages if "handed over" in message]
+    caplog.clear()
+    store.hand_over(record_row(3))
+    store.close()
+    await asyncio.sleep(0)
+    assert caplog.messages == []
+
+
+async def test_rows_handed_over_to_a_store_that_closes_are_logged(store, record_row, caplog):
+    store.hand_over(record_row(0))
+    store._handles.mine().writer._stopped = True  # it closes before the loop's next round
+    await asyncio.sleep(0.01)
+    assert [message for message in caplog.messages if "has been closed" in message]
+
+
 async def test_a_cancelled_caller_does_not_stop_the_others(store, record_row):
     waiting = [asyncio.ensure_future(store.aput(record_row(row))) for row in range(10)]
     await asyncio.sleep(0)
