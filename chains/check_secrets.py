@@ -15,7 +15,7 @@ from chains.suggest import shown
 from chains.templates import has_expression, syntax_error
 
 _STORE_MODEL = re.compile(r"models:[a-z0-9][a-z0-9_-]{0,63}(@latest|@[1-9][0-9]{0,8})?")
-_KEY_SHAPES = re.compile(
+KEY_SHAPES = re.compile(
     r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|gsk_[A-Za-z0-9]{20,}"
     r"|xox[abpr]-[A-Za-z0-9-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,})|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
@@ -91,11 +91,11 @@ def check_secrets(subject: Subject) -> None:
             stack.extend(((*path, key), item) for key, item in value.items())
         elif isinstance(value, list):
             stack.extend(((*path, index), item) for index, item in enumerate(value))
-        elif isinstance(value, str) and path[-1] != "api_key" and _KEY_SHAPES.search(value):
+        elif isinstance(value, str) and path[-1] != "api_key" and KEY_SHAPES.search(value):
             subject.findings.at_value(path, message, _ENV_HINT)
     for file, content in subject.files.items():
         text = content.decode("utf-8", "replace")
-        if (found := _KEY_SHAPES.search(text)) is not None:
+        if (found := KEY_SHAPES.search(text)) is not None:
             line = text.count("\n", 0, found.start()) + 1
             column = found.start() - (text.rfind("\n", 0, found.start()) + 1) + 1
             display = file if subject.folder in ("", ".") else f"{subject.folder}/{file}"

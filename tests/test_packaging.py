@@ -82,6 +82,8 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(tmp_path: 
         "chains/py.typed",
         "chains/library/support/chain.yaml",
         "chains/library/starter/model/model.safetensors",
+        "flows/inspector/templates/base.html",
+        "flows/inspector/static/style.css",
     ):
         assert kept in names
     assert any(name.startswith("chains/library/support/handbook/") for name in names)

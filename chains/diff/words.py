@@ -44,12 +44,23 @@ def _sides(before: str, after: str) -> tuple[tuple[Side, str], tuple[Side, str]]
 
 
 def _pieces(old: Sequence[str], new: Sequence[str]) -> list[Piece]:
-    found: list[Piece] = []
-    for tag, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+    # What both begin and end with is mostly most of it, and found at once.
+    start = _same(old, new)
+    end = _same(old[start:][::-1], new[start:][::-1])
+    middle = old[start : len(old) - end], new[start : len(new) - end]
+    found = [Piece("same", "".join(old[:start]))]
+    for tag, i, j, k, m in SequenceMatcher(None, *middle, autojunk=False).get_opcodes():
         if tag == "equal":
-            found.append(Piece("same", "".join(old[i:j])))
-            continue
-        for side, text in _sides("".join(old[i:j]), "".join(new[k:m])):
-            if text:
-                found.append(Piece(side, text))
-    return found
+            found.append(Piece("same", "".join(middle[0][i:j])))
+        else:
+            found += [Piece(*side) for side in _sides("".join(middle[0][i:j]), "".join(middle[1][k:m]))]
+    found.append(Piece("same", "".join(old[len(old) - end :])))
+    return [piece for piece in found if piece.text]
+
+
+def _same(old: Sequence[str], new: Sequence[str]) -> int:
+    """Return how many parts both begin with."""
+    for place, (one, other) in enumerate(zip(old, new, strict=False)):
+        if one != other:
+            return place
+    return min(len(old), len(new))

@@ -16,11 +16,11 @@ from chains.errors import InputInvalid, StoreConflict
 from chains.store import claiming, leasing, rates, run_life, schema, spending
 from chains.store.admitting import Condition, Guard, Verdict
 from chains.store.batches import Batch, batch_of
+from chains.store.browsing import Browses
 from chains.store.claiming import LEASE_S, Claim, checked_claim, checked_lease
 from chains.store.leasing import PartLease
 from chains.store.names import checked_id
 from chains.store.rates import Rates, Slots
-from chains.store.reading import Reads
 from chains.store.rows import AttemptRow, RecordRow, Row, RunRow, RunStatus
 from chains.store.shapes import RUNS, decode
 from chains.store.spending import Limit, Settlement, Usage
@@ -29,7 +29,7 @@ from chains.store.writer import Writer
 _ESTIMATED_NOTHING = Usage()
 
 
-class Promises(Reads):
+class Promises(Browses):
     """What processes that share a store agree on; `Store` adds the rest."""
 
     _clock: Clock

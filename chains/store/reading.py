@@ -100,26 +100,6 @@ class Reads:
             return [record for record in found if record.row in rows]
         return found
 
-    def earlier(self, run: RunRow, record: RecordRow, *, limit: int = 5) -> list[RecordRow]:
-        """Return the records at the same place in earlier runs of the chain, newest run first."""
-        table, runs = schema.records.c, schema.runs.c
-        query = self._select(RECORDS).join_from(schema.records, schema.runs, runs.id == table.run_id)
-        query = query.where(runs.chain == run.chain, runs.started_at < run.started_at)
-        for name in ("step", "row", "item", "turn", "sample"):
-            query = query.where(table[name] == getattr(record, name))
-        return self._rows(RECORDS, query.order_by(runs.started_at.desc(), runs.id.desc()).limit(limit))
-
-    def last_row(self, run_id: str) -> int:
-        """Return the highest row that a run has a record of; -1 where it has none."""
-        query = select(func.max(schema.records.c.row)).where(schema.records.c.run_id == run_id)
-        found = self._values(query)[0][0]
-        return -1 if found is None else int(found)
-
-    def record_by_id(self, record_id: str) -> RecordRow | None:
-        """Return a record by its id."""
-        query = self._select(RECORDS).where(schema.records.c.id == checked_id(record_id, "record id"))
-        return self._first(RECORDS, query)
-
     def record(
         self, run_id: str, step: str, row: int, *, item: int = -1, turn: int = -1, sample: int = 0
     ) -> RecordRow | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, Update, and_, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Update, and_, bindparam, case, func, select, update
 
 from chains.store import leasing, schema
 
@@ -55,12 +55,11 @@ def close_part(connection: Connection, run_id: str, steps: Sequence[str], rows: 
     return number
 
 
-@cache
-def sums_of_run() -> Select[Any]:
-    """Return the query that `counted` reads; the run is the parameter `of`."""
+def sum_columns() -> tuple[ColumnElement[Any], ...]:
+    """Return what is added up over records, as `counted` reads it."""
     table = schema.records.c
     unknown = and_(table.attempts > 0, table.cost_micro.is_(None))
-    sums = (
+    return (
         func.count(table.reused_from),
         func.sum(table.tokens_in),
         func.sum(table.tokens_out),
@@ -68,7 +67,15 @@ def sums_of_run() -> Select[Any]:
         func.sum(table.attempts),
         func.sum(case((unknown, 1), else_=0)),
     )
-    query = select(table.step, table.status, func.count(), *sums).where(table.run_id == bindparam("of"))
+
+
+@cache
+def sums_of_run() -> Select[Any]:
+    """Return the query that `counted` reads; the run is the parameter `of`."""
+    table = schema.records.c
+    query = select(table.step, table.status, func.count(), *sum_columns()).where(
+        table.run_id == bindparam("of")
+    )
     return query.group_by(table.step, table.status).order_by(table.step, table.status)
 
 

@@ -28,6 +28,7 @@ from flows.cli import (
     run,
     show,
     testcase,
+    ui,
     up,
     why,
 )
@@ -53,6 +54,7 @@ app.command("show")(show.show)
 app.command("why")(why.why)
 app.command("diff")(diff.diff)
 app.command("testcase")(testcase.testcase)
+app.command("ui")(ui.ui)
 app.command("models")(read.models)
 app.command("verify")(keep.verify)
 app.command("prune")(keep.prune)

@@ -81,15 +81,19 @@ def prune(
 def export(
     run: RunArgument,
     form: Annotated[
-        Literal["jsonl", "parquet"], typer.Option("--format", help="jsonl or parquet.")
+        Literal["jsonl", "parquet", "html"],
+        typer.Option("--format", help="jsonl, parquet, or html: one page with nothing beside it."),
     ] = "jsonl",
     out: Annotated[
-        Path | None, typer.Option("--out", help="The file. Default for jsonl: standard output.")
+        Path | None, typer.Option("--out", help="The file. Default but for parquet: standard output.")
     ] = None,
     step: Annotated[str | None, typer.Option("--step", help="Only this step.")] = None,
     store: StoreOption = None,
 ) -> None:
     """Write every record of a run: inputs, messages, output, error, tokens, cost."""
+    if form == "html":
+        _export_page(run, out, step, store)
+        return
     if form == "parquet" and out is None:
         raise InputInvalid("a Parquet file cannot be printed.", hint="Name a file with --out.")
     with reading(store) as opened:
@@ -105,6 +109,24 @@ def export(
         except OSError as error:
             raise EnvironmentLacks(f"{str(out)!r} cannot be written: {error.strerror or error}.") from error
     print(f"{number} records in {safe(str(out))}", file=sys.stderr)
+
+
+def _export_page(run: str, out: Path | None, step: str | None, store: str | None) -> None:
+    """Write a run as one HTML file."""
+    from chains.store import atomic_write
+    from flows.inspector.exporting import exported
+
+    if step is not None:
+        raise InputInvalid("a page holds the whole run.", hint="Leave --step out.")
+    with reading(store) as opened:
+        text = exported(opened, find_run(opened, run)).encode("utf-8", "replace")
+    if out is None:
+        sys.stdout.buffer.write(text)
+        return
+    try:
+        atomic_write(out, text)
+    except OSError as error:
+        raise EnvironmentLacks(f"{str(out)!r} cannot be written: {error.strerror or error}.") from error
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def find_record(store: Store, run: RunRow, step_id: str, row: int | None) -> Rec
 def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
     counts = store.counts(run.id)
     facts = run_facts(run)
-    steps = [_step_facts(step, counts.get(step.id, {}), facts["status"]) for step in store.steps(run.id)]
+    steps = [step_facts(step, counts.get(step.id, {}), facts["status"]) for step in store.steps(run.id)]
     result = json.loads(run.result or b"{}")
     if as_json:
         print_json(facts | {"steps": steps, "result": result})
@@ -102,7 +102,8 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
         print(f"\n{safe(name)}: {safe(text)}")
 
 
-def _step_facts(step: StepRow, numbers: Mapping[str, int], run_status: str) -> dict[str, Any]:
+def step_facts(step: StepRow, numbers: Mapping[str, int], run_status: str) -> dict[str, Any]:
+    """Return what the lists say of a step, as JSON values."""
     status = step_status(step, numbers, run_status)
     took = elapsed(step.started_at, step.finished_at)
     return {

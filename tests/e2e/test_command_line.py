@@ -22,7 +22,7 @@ ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 HELP = Path(__file__).with_name("help.txt")
 COMMANDS = ("check", "plan", "graph", "schema", "run", "resume", "retry", "cancel", "runs", "show")
 COMMANDS += ("deploy", "up", "call", "result")
-COMMANDS += ("why", "diff", "testcase", "models", "verify", "prune", "export", "doctor", "demo")
+COMMANDS += ("why", "diff", "testcase", "ui", "models", "verify", "prune", "export", "doctor", "demo")
 
 
 def test_the_help_of_every_command_is_as_it_was_agreed(desk) -> None:

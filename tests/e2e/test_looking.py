@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -90,3 +95,31 @@ def test_a_testcase_holds_until_the_chain_asks_or_gives_something_else(make_desk
     found = pytest_of(desk, "test_triage.py")
     assert found.returncode == 1 and "OutputInvalid" in found.stdout
     assert desk.sent() == sent  # the endpoint of the chain was not called
+
+
+def test_the_inspector_prints_its_address_answers_its_token_and_ends_on_ctrl_c(desk) -> None:
+    assert desk.headrace("run", str(desk.chain), "-i", "ticket=my refund", "--direct").code == 0
+    started = desk.start("ui", "--port", "0")
+    assert started.stdout is not None
+    address = started.stdout.readline().decode().strip()
+    place, _, token = address.partition("/?token=")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", place) and len(token) >= 32
+    asking = urllib.request.Request(f"{place}/runs.json", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(asking, timeout=30) as answer:
+        (run,) = json.load(answer)["runs"]
+    assert run["status"] == "ok" and run["chain"] == "desk"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{place}/runs", timeout=30)
+    taken = desk.headrace("ui", "--port", place.rpartition(":")[2])
+    assert taken.code == 3 and "--port" in taken.err
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 130 and b"Traceback" not in err and token.encode() not in out + err
+
+
+def test_a_run_is_exported_as_one_page(desk) -> None:
+    assert desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(2)), "--direct").code == 0
+    assert desk.headrace("export", "last", "--format", "html", "--out", "run.html").code == 0
+    html = (desk.folder / "run.html").read_text()
+    assert "TICKET 1: ABOUT MY DELIVERY" in html and str(desk.folder) not in html
+    assert desk.headrace("export", "last", "--format", "html", "--step", "triage").code == 2

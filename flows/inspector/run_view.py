@@ -1,0 +1,144 @@
+"""The pages of one run and of one of its steps: the graph with states, the table, the waterfall, the rows.
+
+Owns what they say; knows nothing of HTML. A run whose chain this Headrace does not read has no graph.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from chains.clock import elapsed
+from chains.drawing import Mark, draw, svg
+from flows.cli.show import step_facts
+from flows.inspector.looking import NotThere
+from flows.inspector.runs_view import run_line
+from flows.inspector.texts import SHORT, cut, decoded, pretty, summary
+from flows.inspector.waterfall import attempt_bars, step_bars, waterfall
+
+if TYPE_CHECKING:
+    from chains.store import RunRow, StepRow
+    from flows.inspector.looking import Looking
+
+PER_PAGE: Final = 100
+RECORD_STATUSES: Final = ("ok", "failed", "skipped", "blocked", "cancelled", "running")
+
+
+def run_view(looking: Looking, run: RunRow, *, links: bool = True) -> dict[str, Any]:
+    """Return the page of a run; without `links` its picture leads nowhere."""
+    store = looking.store
+    counts = store.counts(run.id)
+    sums = looking.sums([run]).get(run.id, {})
+    line = run_line(run, sums)
+    steps = store.steps(run.id, payloads=False)
+    facts = [step_facts(step, counts.get(step.id, {}), line["status"]) for step in steps]
+    result = decoded(run.result) or {}
+    outputs = result.get("outputs") or {}
+    return {
+        "run": line,
+        "data": run.data_path,
+        "version": run.chain_hash,
+        "inputs": {name: cut(pretty(value), SHORT).text for name, value in _inputs(run).items()},
+        "steps": facts,
+        "outputs": {name: cut(pretty(value), SHORT).text for name, value in outputs.items()},
+        "picture": _picture(looking, run, facts, {step.id for step in steps if step.once}, links=links),
+        "waterfall": _waterfall(looking, run, steps),
+        "refresh": line["status"] == "running",
+    }
+
+
+def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page: int) -> dict[str, Any]:
+    """Return the page of a step: its rows."""
+    store = looking.store
+    counts = store.counts(run.id).get(step_id, {})
+    steps = {step.id: step for step in store.steps(run.id, payloads=False)}
+    if step_id not in steps:
+        raise NotThere(f"Run {run.id} has no step {step_id!r}.")
+    line = run_line(run, {})
+    status = status if status in RECORD_STATUSES else ""
+    number = sum(counts.get(word, 0) for word in ([status] if status else RECORD_STATUSES))
+    pages = max(1, -(-number // PER_PAGE))
+    page = min(max(1, page), pages)
+    listed = store.page_of_records(
+        run.id, step_id, limit=PER_PAGE, offset=(page - 1) * PER_PAGE, status=status or None
+    )
+    return {
+        "run": line,
+        "step": step_facts(steps[step_id], counts, line["status"]),
+        "records": [
+            {
+                "row": item.record.row if item.record.row >= 0 else None,
+                "item": item.record.item,
+                "turn": item.record.turn,
+                "sample": item.record.sample,
+                "status": item.record.status,
+                "reused": item.record.reused_from is not None,
+                "attempts": item.record.attempts,
+                "tokens_in": item.record.tokens_in,
+                "tokens_out": item.record.tokens_out,
+                "cost_micro": item.record.cost_micro,
+                "seconds": elapsed(item.record.started_at, item.record.finished_at),
+                "said": "(long)" if item.is_large else summary(item.output, item.error),
+            }
+            for item in listed
+        ],
+        "filter": {"status": status},
+        "statuses": list(RECORD_STATUSES),
+        "number": number,
+        "page": page,
+        "pages": pages,
+        "refresh": line["status"] == "running",
+    }
+
+
+def record_path(run_id: str, step: str, row: int | None) -> str:
+    """Return the address of a record's page."""
+    place = "once" if row is None or row < 0 else str(row)
+    return f"{_step_path(run_id, step)}/{place}"
+
+
+def _step_path(run_id: str, step: str) -> str:
+    return f"/runs/{quote(run_id, safe='')}/steps/{quote(step, safe='')}"
+
+
+def _inputs(run: RunRow) -> dict[str, Any]:
+    found = decoded(run.inputs)
+    return found if isinstance(found, dict) else {}
+
+
+def _picture(
+    looking: Looking, run: RunRow, facts: list[dict[str, Any]], once: set[str], *, links: bool
+) -> str | None:
+    recorded = looking.chain(run)
+    if recorded is None:
+        return None
+    marks = {
+        fact["step"]: Mark(
+            state=_state(fact),
+            note=_note(fact, run.rows, once=fact["step"] in once),
+            href=_step_path(run.id, fact["step"]) if links else None,
+        )
+        for fact in facts
+    }
+    return svg(draw(recorded.chain_file.chain, recorded.graph), marks, styled=False)
+
+
+def _state(fact: dict[str, Any]) -> str:
+    return "failed" if fact["failed"] else str(fact["status"])
+
+
+def _note(fact: dict[str, Any], rows: int, *, once: bool) -> str:
+    if fact["failed"]:
+        return f"{fact['failed']} failed, {fact['ok']} ok"
+    if once:
+        return str(fact["status"])
+    reused = f", {fact['reused']} reused" if fact["reused"] else ""
+    return f"{fact['ok'] + fact['skipped']}/{rows}{reused}"
+
+
+def _waterfall(looking: Looking, run: RunRow, steps: list[StepRow]) -> str | None:
+    if run.rows > 1:
+        return waterfall(step_bars(steps))
+    store = looking.store
+    records = [record for row in (-1, 0) for record in store.records_of_row(run.id, row)]
+    return waterfall(attempt_bars(records, store.attempts_of_run(run.id, payloads=False)))

@@ -1,0 +1,206 @@
+"""What the pages say, and that nothing which was said on them is ever more than text."""
+
+# ruff: noqa: E501 - a line of HTML is one
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from urllib.parse import quote
+
+import pytest
+from served import Served, write_run
+
+from flows.inspector.exporting import exported
+
+EVIL = [
+    "<script>window.pwned=1</script>",
+    '"><img src=x onerror=window.pwned=1>',
+    "'><svg onload=window.pwned=1>",
+    "javascript:window.pwned=1",
+    "<a href='javascript:window.pwned=1'>x</a>",
+    "</pre></textarea></title></style><iframe src=//evil.example></iframe>",
+    "{{ 7*7 }} {% for x in y %} {{ self.__class__ }}",
+    "<meta http-equiv=refresh content='0;url=//evil.example'>",
+    "&lt;script&gt;window.pwned=1&lt;/script&gt;",
+    "<math><mtext><table><mglyph><style><img src=x onerror=window.pwned=1>",
+    "\u202egnp.exe \u200b\x00\x1b[2J",
+    "]]><script>window.pwned=1</script>",
+]
+PAGES = ["/runs", "/runs?text=pwned", "/runs/evil", "/runs/evil/steps/reply", "/runs/evil/steps/triage"]
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would act on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.links: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links += [value or "" for name, value in attrs if name in ("href", "src", "action")]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    return reader
+
+
+@pytest.fixture
+def evil(served: Served) -> Served:
+    rows = [{"ticket": text, "intent": text, "reply": text, "error": text} for text in EVIL]
+    write_run(served.store, "evil", rows)
+    write_run(served.store, "other", [row | {"reply": "tame"} for row in rows])
+    return served
+
+
+def test_what_models_and_documents_said_is_inert_on_every_page(evil: Served) -> None:
+    records = [f"/runs/evil/steps/{step}/{row}" for step in ("triage", "reply") for row in range(len(EVIL))]
+    odd = [f"/runs?text={quote(text)}&chain={quote(text)}&status={quote(text)}" for text in EVIL]
+    missing = [f"/runs/{quote(text, safe='')}" for text in EVIL if "\x00" not in text]
+    missing += [f"/runs/evil/steps/{quote(text, safe='')}" for text in EVIL]
+    for path in [*PAGES, *records, *odd, *missing, "/diff?before=evil&after=other"]:
+        answer = evil.ask(path)
+        assert answer.status in (200, 404), path
+        assert answer.headers["content-type"].startswith("text/html")
+        seen = read(answer.text)
+        assert not seen.tags & {"script", "iframe", "img", "object", "embed", "base", "math", "style"}, path
+        assert not [name for name in seen.attributes if name.startswith("on") or name == "style"], path
+        assert all(link.startswith("/") and not link.startswith("//") for link in seen.links), path
+        assert "\u202e" not in answer.text and "\x1b" not in answer.text, path
+    for row, text in enumerate(EVIL[:10]):
+        shown = "".join(read(evil.ask(f"/runs/evil/steps/reply/{row}").text).text)
+        assert text in shown
+    assert (
+        "49" not in "".join(read(evil.ask("/runs/evil/steps/reply/6").text).text).split("Time of this row")[0]
+    )
+
+
+def test_twins_are_json_and_files_are_files(evil: Served) -> None:
+    for path in ("/runs.json?text=pwned", "/runs/evil.json", "/runs/evil/steps/reply.json",
+                 "/runs/evil/steps/reply/0.json", "/diff.json?before=evil&after=other", "/runs/none.json"):  # fmt: skip
+        answer = evil.ask(path)
+        assert answer.headers["content-type"] == "application/json"
+        assert isinstance(answer.json(), dict)
+    raw = evil.ask("/runs/evil/steps/reply/0/raw/response-2")
+    assert raw.body == EVIL[0].encode()
+    assert (
+        raw.headers["content-disposition"].startswith("attachment")
+        and raw.headers["x-content-type-options"] == "nosniff"
+    )
+    assert evil.ask("/runs/evil/steps/reply/0/raw/messages").json()[0]["role"] == "system"
+    assert evil.ask("/runs/evil/steps/reply/0/raw/id").status == 404
+
+
+def test_the_page_of_a_record_marks_each_variable_and_leads_to_where_it_came_from(served: Served) -> None:
+    write_run(
+        served.store, "run1", [{"ticket": "Where is it?", "intent": "delivery", "reply": "On its way."}] * 3
+    )
+    answer = served.ask("/runs/run1/steps/reply/1")
+    assert '<a class="mark" title="triage.text" href="/runs/run1/steps/triage/1">delivery</a>' in answer.text
+    assert '<a class="mark" title="inputs.ticket" href="/runs/run1">Where is it?</a>' in answer.text
+    view = served.ask("/runs/run1/steps/reply/1.json").json()
+    assert [part["text"] for part in view["messages"][1]["stretches"]] == [
+        "About ",
+        "delivery",
+        ": ",
+        "Where is it?",
+    ]
+    assert view["neighbours"] == {"before": 0, "after": 2}
+    assert [(a["state"], a["error_type"], a["waited"]) for a in view["attempts"]] == [
+        ("error", "RateLimited", 0.2), ("ok", None, 0.5)
+    ]  # fmt: skip
+    assert "$DESK_API_KEY" in view["copies"]["curl"] and "environ['DESK_API_KEY']" in view["copies"]["Python"]
+    compile(view["copies"]["Python"], "copied", "exec")
+    assert view["why"]["verdict"] == "ran"
+    assert view["template"][1] == {"role": "user", "text": "About {{ triage.text }}: {{ inputs.ticket }}"}
+
+
+def test_runs_are_found_by_words_chain_and_status_and_turned_by_page(served: Served) -> None:
+    row = {"ticket": "My parcel is late", "intent": "delivery", "reply": "Sorry for the delay."}
+    for number in range(60):
+        write_run(served.store, f"run{number:02d}", [row | {"reply": f"Sorry, number{number}."}], status="ok")
+    write_run(served.store, "lost", [row], status="interrupted")
+    first = served.ask("/runs.json").json()
+    assert (first["number"], first["pages"], len(first["runs"]), first["runs"][0]["id"]) == (
+        61,
+        2,
+        50,
+        "lost",
+    )
+    second = served.ask("/runs.json?page=2").json()
+    assert [run["id"] for run in second["runs"]][-1] == "run00" and len(second["runs"]) == 11
+    assert [run["id"] for run in served.ask("/runs.json?status=interrupted").json()["runs"]] == ["lost"]
+    served.looking.search.refresh(60)
+    found = served.ask("/runs.json?text=number42").json()
+    assert [run["id"] for run in found["runs"]] == ["run42"] and found["records"][0]["step"] == "reply"
+    assert "number42" in found["records"][0]["excerpt"] and found["runs_not_searched"] == 0
+    assert found["runs"][0]["tokens_in"] == 22
+    for odd in ('"', "*", "NEAR(", "a OR b", "number42 AND", "-x", "text:parcel", "(", "';--", "\x00"):
+        assert served.ask(f"/runs?text={quote(odd)}").status == 200
+
+
+def test_a_run_that_changes_is_searched_anew_and_a_removed_one_is_not_shown(served: Served) -> None:
+    row = {"ticket": "first words", "intent": "x", "reply": "said"}
+    write_run(served.store, "run1", [row])
+    write_run(served.store, "run2", [row | {"ticket": "second words"}])
+    search = served.looking.search
+    assert search.find("words").runs == ["run1", "run2"] or search.find("words").runs == ["run2", "run1"]
+    served.store.prune(runs=["run1"])
+    found = served.ask("/runs.json?text=words").json()
+    assert [run["id"] for run in found["runs"]] == ["run2"]
+    assert {record["run"] for record in found["records"]} == {"run2"}
+
+
+def test_a_long_answer_sends_little_until_asked(served: Served) -> None:
+    long = "word " * 1_000_000
+    write_run(served.store, "run1", [{"ticket": long, "intent": long, "reply": long}])
+    page = served.ask("/runs/run1/steps/reply/0")
+    assert page.status == 200 and len(page.body) < 200_000
+    for path in (
+        "/runs",
+        "/runs/run1",
+        "/runs/run1/steps/reply",
+        "/runs/run1/steps/reply/0.json",
+        "/runs?text=word",
+    ):
+        assert len(served.ask(path).body) < 200_000, path
+    assert len(served.ask("/runs/run1/steps/reply/0?whole=1").body) > len(long)
+    assert len(served.ask("/runs/run1/steps/reply/0/raw/response-2").body) == len(long)
+
+
+def test_an_exported_page_needs_nothing_else_and_holds_no_keys(evil: Served) -> None:
+    key = "sk-" + "a1b2c3d4" * 4
+    write_run(evil.store, "keyed", [{"ticket": f"my key is {key}", "intent": "x", "reply": key}])
+    html = exported(evil.store, evil.looking.run("keyed"))
+    assert key not in html and "cut out" in html
+    html = exported(evil.store, evil.looking.run("evil"), most=5)
+    seen = read(html)
+    assert not seen.tags & {"script", "iframe", "img", "link", "form", "a"}
+    assert seen.links == [] and not [name for name in seen.attributes if name.startswith("on")]
+    assert f"{2 * len(EVIL) - 5} more records" in html
+    assert EVIL[0] in "".join(seen.text)
+
+
+def test_a_run_whose_chain_is_not_read_is_still_shown(served: Served) -> None:
+    write_run(served.store, "run1", [{"ticket": "a", "intent": "b", "reply": "c"}])
+    run = served.store.run("run1")
+    assert run is not None
+    import dataclasses
+
+    served.store.put(dataclasses.replace(run, source=b"chain: desk\nsteps: {a: {later: x}}\n"))
+    for path in ("/runs/run1", "/runs/run1/steps/reply", "/runs/run1/steps/reply/0"):
+        assert served.ask(path).status == 200
+    assert "no picture" in served.ask("/runs/run1").text
+    view = served.ask("/runs/run1/steps/reply/0.json").json()
+    assert view["template"] is None and json.dumps(view["messages"]).count("kind") == 1
+    assert served.ask("/diff?before=run1&after=run1").status == 200
