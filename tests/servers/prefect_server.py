@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 @contextmanager
-def prefect_server(home: Path, **settings: str) -> Iterator[str]:
+def prefect_server(home: Path, *options: str, **settings: str) -> Iterator[str]:
     """Run a server whose files are in `home`; give the address of its API."""
     home.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
@@ -22,6 +22,7 @@ def prefect_server(home: Path, **settings: str) -> Iterator[str]:
         port = probe.getsockname()[1]
     own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command += options
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command,
