@@ -1,6 +1,7 @@
 """Steps that run for rows: the fields that all kinds share, `prompt`, `embed`, `retrieve` and `python`.
 
-Knows nothing of how a kind does its work (tasks), nor of the kinds that make and judge models (their own rooms).
+Knows nothing of how a kind does its work (tasks), nor of the kinds that make and judge models, which have
+rooms of their own.
 """
 
 from __future__ import annotations
