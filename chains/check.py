@@ -113,9 +113,9 @@ def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
                 if step.tokens is not None:
                     _known(subject, (*at, "tokens"), step.tokens, words=words, section="models")
             case FinetuneStep():
-                files.require((*at, "data", "train"), step.data.train)
-                if step.data.validation is not None:
-                    files.require((*at, "data", "validation"), step.data.validation)
+                for part, source in step.data:
+                    if source is not None:
+                        files.require((*at, "data", part), source)
                 check_store_model(subject, (*at, "base"), words, step.base)
             case EvaluateStep():
                 check_evaluate(subject, at, step, _known)

@@ -132,9 +132,9 @@ def own_templates(step_id: str, step: Step) -> Iterator[StepTemplate]:
             for name, source in step.fields.items():
                 yield StepTemplate((*at, "fields", name), source, may_read_row=True)
         case FinetuneStep():
-            yield StepTemplate((*at, "data", "train"), step.data.train)
-            if step.data.validation is not None:
-                yield StepTemplate((*at, "data", "validation"), step.data.validation)
+            for part, source in step.data:
+                if source is not None:
+                    yield StepTemplate((*at, "data", part), source)
         case EvaluateStep():
             for name, source in (
                 ("prediction", step.evaluate.prediction),

@@ -174,6 +174,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         "data": "as the hashes of the files",
         "publish": "the name in the step's outputs",
         "gate": "decides whether anything is published",
+        "max_forgetting": "decides whether anything is published",
         "save_steps": "the best checkpoint is one of those that were saved",
         **dict.fromkeys(
             (
@@ -194,6 +195,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
                 "seed",
                 "eval_steps",
                 "early_stopping_patience",
+                "rehearsal",
                 "trains",
                 "freeze",
                 "train_last",
@@ -249,7 +251,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         "decides the texts and which rows stay",
     ),
     Leaks: dict.fromkeys(("similarity", "max"), "decides whether the step passes"),
-    TrainingFiles: dict.fromkeys(("train", "validation"), "as the hash of the file"),
+    TrainingFiles: dict.fromkeys(("train", "validation", "general"), "as the hash of the file"),
     Architecture: dict.fromkeys(
         (
             "hidden_size",

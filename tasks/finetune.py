@@ -7,26 +7,23 @@ again and not trained anew; a training that was cut off goes on from its last wh
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from chains.errors import EnvironmentLacks, GateNotMet, InputInvalid, Refused, StepFailed
+from chains.errors import EnvironmentLacks, GateNotMet, InputInvalid, Refused
 from chains.keys import canonical, key_of
 from chains.spec import FinetuneStep
-from chains.store import ModelRow
-from chains.store.files import atomic_write
 from chains.templates import evaluate, render_value
 from tasks.context import OnceJob, Progress, RowResult, StepContext
 from tasks.providers.weights import find_weights, starter_weights
+from tasks.publishing import finish_files, publish
 from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
-from tasks.training.card import Origin, write_card
+from tasks.training.card import Origin
 
 LEARNING_RATES = {
     "scratch": 3e-4,
@@ -59,7 +56,8 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     hashes = {part: _sha256(path) if path else None for part, path in files.items()}
     parameters = _parameters(step)
     weights_key = _weights_key(step, base, hashes, parameters)
-    key = key_of("finetune", {"weights": weights_key, "publish": step.publish, "gate": step.gate})
+    passing = {"gate": step.gate, "max_forgetting": step.max_forgetting}
+    key = key_of("finetune", {"weights": weights_key, "publish": step.publish, **passing})
     inputs = {"data": {part: str(path) if path else None for part, path in files.items()}, "sha256": hashes}
     reused = _reusable(ctx, key)
     if reused is not None:
@@ -69,6 +67,7 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         method=step.finetune,
         train=str(files["train"]),
         validation=str(files["validation"]) if files["validation"] else None,
+        general=str(files["general"]) if files["general"] else None,
         base=str(base.folder) if base else None,
         architecture=step.architecture.model_dump() if step.finetune == "scratch" else {},
         hyperparameters=Hyperparameters(**parameters),
@@ -84,8 +83,8 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         step=ctx.step_id,
         parameters={**parameters, **({"architecture": order.architecture} if order.architecture else {})},
     )
-    _finish_files(work / "model", step=step, order=order, result=result, origin=origin, described=described)
-    model, version = await _publish(
+    finish_files(work / "model", step=step, order=order, result=result, origin=origin, described=described)
+    model, version = await publish(
         ctx, step, work, key=weights_key, described=described, result=result, origin=origin
     )
     output = {
@@ -93,7 +92,7 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         "method": step.finetune,
         "base": described,
         "version": version,
-        **_metrics(result),
+        **result.metrics(),
     }
     # Training runs on this machine: it takes time and costs no money.
     return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=result.tokens, cost_micro=0)
@@ -142,6 +141,7 @@ def _data_files(ctx: StepContext, step: FinetuneStep, job: OnceJob) -> dict[str,
     return {
         "train": _data_file(ctx, job, "train", step.data.train),
         "validation": _data_file(ctx, job, "validation", step.data.validation),
+        "general": _data_file(ctx, job, "general", step.data.general),
     }
 
 
@@ -227,107 +227,20 @@ def _reporter(ctx: StepContext) -> Any:
     return report
 
 
-def _metrics(result: TrainingResult) -> dict[str, Any]:
-    return {
-        "steps": result.steps,
-        "train_loss": result.train_loss,
-        "validation_loss": result.validation_loss,
-        "tokens": result.tokens,
-        "seconds": result.seconds,
-    }
-
-
 def _check_gate(step: FinetuneStep, result: TrainingResult) -> None:
+    forgotten = result.forgetting
+    if step.max_forgetting is not None and forgotten and forgotten["high"] > step.max_forgetting:
+        raise GateNotMet(
+            f"The model may have forgotten too much: the loss on the general set rose by "
+            f"{forgotten['value']:.3f} nats per token (95 % interval {forgotten['low']:.3f} to "
+            f"{forgotten['high']:.3f}), max_forgetting is {step.max_forgetting:g}; nothing was published.",
+            hint="Mix general data in (rehearsal: 0.1), lower learning_rate, or train fewer steps.",
+        )
     if step.gate is None:
         return
-    metrics = _metrics(result)
+    metrics = result.metrics()
     if not evaluate(step.gate, metrics):
         raise GateNotMet(
             f"The gate {step.gate!r} is false for {metrics}; nothing was published.",
             hint="Train longer, on more data, or lower the gate.",
         )
-
-
-def _finish_files(
-    folder: Path,
-    *,
-    step: FinetuneStep,
-    order: TrainingJob,
-    result: TrainingResult,
-    origin: Origin,
-    described: dict[str, Any] | None,
-) -> None:
-    """Write the card, and name the base in the adapter's own file as the chain does, not as a path here."""
-    card = write_card(step.publish or step.finetune, order, result, origin)
-    atomic_write(folder / "README.md", card.encode())
-    config = folder / "adapter_config.json"
-    if described is not None and config.is_file():
-        values = json.loads(config.read_text(encoding="utf-8"))
-        values["base_model_name_or_path"] = described.get("model", described["provider"])
-        atomic_write(config, json.dumps(values, indent=2, sort_keys=True).encode())
-
-
-async def _publish(
-    ctx: StepContext,
-    step: FinetuneStep,
-    work: Path,
-    *,
-    key: str,
-    described: dict[str, Any] | None,
-    result: TrainingResult,
-    origin: Origin,
-) -> tuple[str, int | None]:
-    if step.publish is None:
-        return str(work / "model"), None
-    row = _published(ctx, step.publish, key)
-    if row is None:
-        row = await asyncio.to_thread(
-            _put_model, ctx, step, work / "model", key=key, described=described, result=result, origin=origin
-        )
-    # What is published can be made anew from the store; checkpoints are many times its size.
-    shutil.rmtree(work, ignore_errors=True)
-    return f"models:{row.name}@{row.version}", row.version
-
-
-def _published(ctx: StepContext, name: str, key: str) -> ModelRow | None:
-    """Find the version that a run published with these weights before it ended without a record."""
-    rows = [row for row in ctx.store.models(name) if json.loads(row.lineage).get("weights_key") == key]
-    return max(rows, key=lambda row: row.version) if rows else None
-
-
-def _put_model(
-    ctx: StepContext,
-    step: FinetuneStep,
-    folder: Path,
-    *,
-    key: str,
-    described: dict[str, Any] | None,
-    result: TrainingResult,
-    origin: Origin,
-) -> ModelRow:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not paths:
-        raise StepFailed(f"The training left no files in {str(folder)!r}.")
-    files = {path.relative_to(folder).as_posix(): ctx.store.put_file(path) for path in paths}
-    lineage = {
-        "run_id": ctx.run_id,
-        "step": ctx.step_id,
-        "chain": ctx.chain_file.chain.chain,
-        "data": origin.data,
-        "parameters": origin.parameters,
-        "versions": result.versions,
-        "weights_key": key,
-    }
-    assert step.publish is not None
-    return ctx.store.publish(
-        ModelRow(
-            name=step.publish,
-            kind="adapter" if (folder / "adapter_config.json").is_file() else "full",
-            base=canonical(described).decode() if described else None,
-            files=canonical(files),
-            sha256=hashlib.sha256(canonical(files)).hexdigest(),
-            metrics=canonical(_metrics(result)),
-            lineage=canonical(lineage),
-            created_at=ctx.clock.now(),
-        )
-    )

@@ -53,7 +53,9 @@ class TrainingFiles(Part):
     train: Template
     """Training examples (JSONL: `messages`, `prompt`/`completion` or `text`)."""
     validation: Template | None = None
-    """Examples for early stopping."""
+    """Examples for early stopping, and for the gap between training and validation loss."""
+    general: Template | None = None
+    """Examples of what the base can do already: forgetting is measured on them before and after."""
 
 
 class Architecture(Part):
@@ -126,6 +128,11 @@ class FinetuneStep(StepBase):
     """Optimizer steps between evaluations, where there is validation data."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Evaluations without a better validation loss before training stops."""
+    max_forgetting: float | None = Field(default=None, gt=0)
+    """Publish nothing where the loss on `data.general` may have risen by more than this (nats per token, the
+    upper end of the 95 % interval)."""
+    rehearsal: float = Field(default=0.0, ge=0, le=0.9)
+    """Share of `data.general` in what is trained on; half of that file is kept for measuring."""
     trains: Literal["full", "lora"] = "lora"
     """For `instruction`: whether all weights are trained or a LoRA adapter."""
     freeze: list[str] = Field(default=[], max_length=100)
@@ -163,6 +170,11 @@ class FinetuneStep(StepBase):
             raise ValueError("finetune: scratch starts from nothing and takes no 'base'")
         if self.finetune != "scratch" and self.base is None:
             raise ValueError(f"finetune: {self.finetune} needs 'base'")
+        if self.data.general is not None and self.finetune == "scratch":
+            raise ValueError("finetune: scratch has no base that could forget, so it takes no 'data.general'")
+        if self.data.general is None and (self.max_forgetting is not None or self.rehearsal):
+            name = "rehearsal" if self.rehearsal else "max_forgetting"
+            raise ValueError(f"'{name}' needs 'data.general'")
         return self
 
     @model_validator(mode="after")

@@ -142,6 +142,21 @@ class Store(Keeping):
         published: ModelRow = self._writer().do_blocking(assign)
         return published
 
+    def promote(self, name: str, version: int) -> bool:
+        """Make a version of a model its `@latest`; False where there is no such version."""
+
+        def move(connection: Connection) -> bool:
+            self.database.lock(connection, "models")
+            table = schema.models
+            of_name = table.c.name == name
+            if connection.execute(select(table.c.version).where(of_name, table.c.version == version)).first():
+                latest = table.c.version == version
+                connection.execute(update(table).where(of_name).values(is_latest=latest))
+                return True
+            return False
+
+        return bool(self._writer().do_blocking(move))
+
     def put_blob(self, data: bytes) -> str:
         """Keep bytes that no row carries, such as a file of a chain; return their sha256."""
         sha256 = self.blobs.put(data)

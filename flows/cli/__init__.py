@@ -24,6 +24,7 @@ from flows.cli import (
     doctor,
     graph,
     keep,
+    models,
     read,
     run,
     show,
@@ -55,7 +56,7 @@ app.command("why")(why.why)
 app.command("diff")(diff.diff)
 app.command("testcase")(testcase.testcase)
 app.command("ui")(ui.ui)
-app.command("models")(read.models)
+app.add_typer(models.app, name="models")
 app.command("verify")(keep.verify)
 app.command("prune")(keep.prune)
 app.command("export")(keep.export)

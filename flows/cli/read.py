@@ -1,8 +1,7 @@
-"""Commands that list what is in the store: `runs` and `models`."""
+"""The command that lists runs, and the opening of a store that must exist."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,42 +33,6 @@ def runs(
         print_json(found)
     else:
         _print_runs(found, chain)
-
-
-def models(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List the models that finetune steps have published."""
-    with reading(store) as opened:
-        found = [
-            {
-                "model": f"models:{model.name}@{model.version}",
-                "latest": model.is_latest,
-                "kind": model.kind,
-                "base": _base_name(model.base),
-                "made_at": iso(model.created_at),
-                "run": json.loads(model.lineage or b"{}").get("run_id"),
-                "metrics": json.loads(model.metrics or b"{}"),
-            }
-            for model in opened.models()
-        ]
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        print("No models yet: a finetune step with `publish:` adds one.")
-        return
-    lines = [
-        {
-            "model": model["model"],
-            "latest": "yes" if model["latest"] else "",
-            "kind": model["kind"],
-            "base": model["base"],
-            "made": moment(model["made_at"]),
-            "run": model["run"],
-            "metrics": ", ".join(f"{name} {_number(value)}" for name, value in model["metrics"].items()),
-        }
-        for model in found
-    ]
-    print(table(lines))
 
 
 @contextmanager
@@ -127,17 +90,3 @@ def run_facts(run: RunRow) -> dict[str, Any]:
 def live_status(run: RunRow) -> str:
     """Return a run's status, `interrupted` for one whose process on this machine is gone."""
     return "interrupted" if is_dead(run) else run.status
-
-
-def _base_name(base: str | None) -> str:
-    try:
-        found = json.loads(base or "{}")
-    except ValueError:
-        return base or "-"
-    return str(found.get("model") or found.get("provider") or "-") if isinstance(found, dict) else str(found)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, dict) and "value" in value:
-        value = value["value"]
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)

@@ -68,7 +68,8 @@ def main(folder: str) -> int:
 def _train(work: Path, line: Line) -> int:
     from chains.store.files import atomic_write
     from tasks.training.job import TrainingJob
-    from tasks.training.loop import Watch, run
+    from tasks.training.loop import run
+    from tasks.training.watching import Watch
 
     job = TrainingJob.from_json((work / "job.json").read_text(encoding="utf-8"))
     try:

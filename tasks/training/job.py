@@ -45,6 +45,7 @@ class Hyperparameters:
     save_steps: int = 500
     eval_steps: int = 200
     early_stopping_patience: int | None = None
+    rehearsal: float = 0.0
     trains: Literal["full", "lora"] = "lora"
     freeze: list[str] = field(default_factory=list)
     train_last: int | None = None
@@ -72,6 +73,7 @@ class TrainingJob:
     train: str
     hyperparameters: Hyperparameters
     validation: str | None = None
+    general: str | None = None
     base: str | None = None
     architecture: dict[str, int] = field(default_factory=dict)
     threads: int | None = None
@@ -111,7 +113,18 @@ class TrainingResult:
     resumed_from_step: int | None = None
     stop_reason: Literal["steps", "early_stop"] = "steps"
     best_step: int | None = None
+    gap: float | None = None
+    gap_opened_at_step: int | None = None
+    general_before: dict[str, float] | None = None
+    general_after: dict[str, float] | None = None
+    forgetting: dict[str, float] | None = None
+    warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what a step's outputs and gate, and the model's row, say of the training."""
+        left_out = ("resumed_from_step", "versions")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def to_json(self) -> str:
         """Write the result as JSON."""

@@ -11,36 +11,28 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chains.errors import Cancelled, TrainingDiverged
+from chains.errors import Cancelled
+from tasks.training import forgetting
 from tasks.training.batches import PadToLongest
 from tasks.training.checkpoints import newest_whole, step_of
 from tasks.training.examples import Example, load_examples
+from tasks.training.fitting import VALIDATION_LOSS, gap_of, warnings_of
 from tasks.training.job import TrainingJob, TrainingResult
 from tasks.training.learner import Learner
 from tasks.training.methods import prepared, untrained
 from tasks.training.rank_allocation import rank_allocation
 from tasks.training.saving import check_moved, check_saved, save, snapshot
 from tasks.training.trainer import trainer_class
+from tasks.training.watching import Watch, watcher
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 SMALL_MODEL = 20_000_000
-EXPLODED = 3.0
-FIRST_LOSSES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """How the loop talks to whoever started it."""
-
-    report: Callable[[dict[str, Any]], None]
-    should_stop: Callable[[], bool]
 
 
 def run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
@@ -62,7 +54,13 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
     logging.disable_progress_bar()
     set_seed(job.hyperparameters.seed)
     learner = untrained(job, work)
-    train, validation = _examples(job, learner)
+    train, validation, general = _examples(job, learner)
+    examples = len(train)
+    if general and job.hyperparameters.rehearsal:
+        share, seed = job.hyperparameters.rehearsal, job.hyperparameters.seed
+        again, general = forgetting.cut(general, rehearses=True, seed=seed)
+        train = forgetting.rehearsed(train, again, share=share, seed=seed)
+    before = _measure(learner, general, watch, "what the base knows")
     learner = prepared(job, learner, total_steps=steps_of(job, len(train)))
     total, trained = learner.parameters()
     set_threads(job, total)
@@ -72,15 +70,17 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
         going_on = f"going on from {checkpoint.name}" if checkpoint else "beginning anew"
         watch.report({"event": "phase", "text": f"{name} is damaged or half-written: {going_on}"})
     watch.report({"event": "phase", "text": f"training {trained:,} of {total:,} parameters"})
-    before = snapshot(learner.model)
+    untouched = snapshot(learner.model)
     trainer = _trainer(job, learner, work, watch, train=train, validation=validation)
     output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if watch.should_stop():
         raise Cancelled(
             f"Training was stopped at step {trainer.state.global_step}.", hint="Its checkpoint is kept."
         )
-    check_moved(learner.model, before)
+    check_moved(learner.model, untouched)
+    after = _measure(learner, general, watch, "what the model still knows")
     _save(job, learner, work, train[0])
+    gap = gap_of(trainer.state.log_history)
     return TrainingResult(
         steps=trainer.state.global_step,
         train_loss=_last(trainer, "loss", output.training_loss),
@@ -92,8 +92,31 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
         resumed_from_step=step_of(checkpoint) if checkpoint else None,
         stop_reason="steps" if trainer.state.global_step >= trainer.state.max_steps else "early_stop",
         best_step=trainer.state.best_global_step,
+        gap=gap.value if gap else None,
+        gap_opened_at_step=gap.opened_at_step if gap else None,
+        **_forgotten(before, after, seed=job.hyperparameters.seed),
+        warnings=warnings_of(
+            examples=examples, validation=len(validation) if validation is not None else None, gap=gap
+        ),
         versions=versions(),
     )
+
+
+def _measure(learner: Learner, general: list[Example], watch: Watch, what: str) -> Any:
+    if not general:
+        return None
+    watch.report({"event": "phase", "text": f"measuring {what} on {len(general)} general examples"})
+    return forgetting.losses(learner.model, general, pad_id=learner.tokenizer.pad_token_id)
+
+
+def _forgotten(before: Any, after: Any, *, seed: int) -> dict[str, Any]:
+    if before is None or after is None:
+        return {}
+    return {
+        "general_before": asdict(forgetting.mean(before, seed=seed)),
+        "general_after": asdict(forgetting.mean(after, seed=seed)),
+        "forgetting": asdict(forgetting.difference(before, after, seed=seed)),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -121,17 +144,24 @@ def steps_of(job: TrainingJob, examples: int) -> int:
     return given.max_steps or math.ceil(given.num_train_epochs * per_epoch)
 
 
-def _examples(job: TrainingJob, learner: Learner) -> tuple[list[Example], list[Example] | None]:
-    def load(path: str) -> list[Example]:
+def _examples(
+    job: TrainingJob, learner: Learner
+) -> tuple[list[Example], list[Example] | None, list[Example]]:
+    def load(path: str, *, chats_only: bool) -> list[Example]:
         return load_examples(
             path,
             learner.tokenizer,
             stop_ids=learner.stop_ids,
             max_length=job.hyperparameters.max_length,
-            chats_only=job.method == "instruction",
+            chats_only=chats_only,
         )
 
-    return load(job.train), load(job.validation) if job.validation else None
+    chats = job.method == "instruction"
+    return (
+        load(job.train, chats_only=chats),
+        load(job.validation, chats_only=chats) if job.validation else None,
+        load(job.general, chats_only=False) if job.general else [],
+    )
 
 
 def _trainer(
@@ -151,9 +181,12 @@ def _trainer(
         model=learner.model,
         args=_arguments(job, work, validates=validation is not None),
         train_dataset=train,
-        eval_dataset=validation,
+        # The training loss that validation is compared with is measured in the same mode, at the same step.
+        eval_dataset=None
+        if validation is None
+        else {"validation": validation, "train": _sample(train, len(validation))},
         data_collator=PadToLongest(learner.tokenizer.pad_token_id),
-        callbacks=[_watcher(watch, guessing=math.log(len(learner.tokenizer)))],
+        callbacks=[watcher(watch, guessing=math.log(len(learner.tokenizer)))],
     )
     trainer.remove_callback(PrinterCallback)
     if (allocation := rank_allocation(learner.model)) is not None:
@@ -163,11 +196,19 @@ def _trainer(
     return trainer
 
 
+def _sample(train: list[Example], size: int) -> list[Example]:
+    """Take training examples from all over the file, as many as there are to validate with."""
+    return train[:: max(len(train) // size, 1)][:size]
+
+
 def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> Any:
     import torch
     from transformers import TrainingArguments
 
     given = job.hyperparameters
+    # transformers' own "constant" passes over warmup_steps in silence.
+    warms_up = given.lr_scheduler_type == "constant" and given.warmup_steps
+    schedule = "constant_with_warmup" if warms_up else given.lr_scheduler_type
     stops_early = validates and given.early_stopping_patience is not None
     return TrainingArguments(
         output_dir=str(work / "checkpoints"),
@@ -185,7 +226,7 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> Any:
         max_grad_norm=given.max_grad_norm,
         bf16=torch.cuda.is_available() if given.bf16 is None else given.bf16,
         activation_checkpointing=given.gradient_checkpointing,
-        lr_scheduler_type=given.lr_scheduler_type,
+        lr_scheduler_type=schedule,
         eval_strategy="steps" if validates else "no",
         eval_steps=given.eval_steps if validates else None,
         save_strategy="steps",
@@ -193,7 +234,7 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> Any:
         save_steps=given.eval_steps if stops_early else given.save_steps,
         save_total_limit=2,
         load_best_model_at_end=stops_early,
-        metric_for_best_model="eval_loss" if validates else None,
+        metric_for_best_model=VALIDATION_LOSS if validates else None,
         logging_steps=1,
         # Without this a NaN is logged as the last good loss, and nobody sees it.
         logging_nan_inf_filter=False,
@@ -206,56 +247,6 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> Any:
     )
 
 
-def _watcher(watch: Watch, *, guessing: float) -> Any:
-    """Make the callback; `guessing` is the loss of a model that finds every token equally likely."""
-    from transformers import TrainerCallback
-
-    # transformers is not followed by mypy, so its classes are Any there.
-    class Watcher(TrainerCallback):  # type: ignore[misc]
-        """Reports each step, stops when asked to, and raises when the loss runs away."""
-
-        def __init__(self) -> None:
-            self.first: list[float] = []
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" in (logs or {}):
-                self._check(state.global_step, logs)
-                watch.report(
-                    {
-                        "event": "step",
-                        "step": state.global_step,
-                        "total": state.max_steps,
-                        "loss": float(logs["loss"]),
-                        "learning_rate": float(logs.get("learning_rate", 0.0)),
-                        "tokens": int(state.num_input_tokens_seen),
-                    }
-                )
-            elif "eval_loss" in (logs or {}):
-                watch.report(
-                    {"event": "validation", "step": state.global_step, "loss": float(logs["eval_loss"])}
-                )
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if watch.should_stop():
-                control.should_training_stop = True
-                control.should_save = True
-
-        def _check(self, step: int, logs: dict[str, Any]) -> None:
-            loss, rate = float(logs["loss"]), float(logs.get("learning_rate", 0.0))
-            norm = float(logs.get("grad_norm", 0.0))
-            self.first = self.first if len(self.first) >= FIRST_LOSSES else [*self.first, loss]
-            # A base that knows the task starts near zero: only what is worse than guessing has run away.
-            exploded = loss > max(EXPLODED * max(self.first), guessing)
-            if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
-                raise TrainingDiverged(
-                    f"Training diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}, "
-                    f"learning rate {rate:.3g}.",
-                    hint="Lower learning_rate, raise warmup_steps, or look for broken rows in the data.",
-                )
-
-    return Watcher()
-
-
 def _last(trainer: Trainer, name: str, otherwise: float) -> float:
     values = [float(entry[name]) for entry in trainer.state.log_history if name in entry]
     # One batch says little: the mean over the last ones is what the training came to.
@@ -264,7 +255,9 @@ def _last(trainer: Trainer, name: str, otherwise: float) -> float:
 
 
 def _best_validation(trainer: Trainer) -> float | None:
-    losses = [float(entry["eval_loss"]) for entry in trainer.state.log_history if "eval_loss" in entry]
+    losses = [
+        float(entry[VALIDATION_LOSS]) for entry in trainer.state.log_history if VALIDATION_LOSS in entry
+    ]
     if not losses:
         return None
     return round(min(losses) if trainer.args.load_best_model_at_end else losses[-1], 6)

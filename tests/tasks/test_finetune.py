@@ -228,3 +228,35 @@ async def test_a_base_that_cannot_be_tuned_is_named_before_anything_starts(
     with pytest.raises(error, match=message):
         await tune(LORA, models=models)
     assert not list(store.folder("work").glob("*"))
+
+
+@pytest.mark.slow
+async def test_a_model_that_forgot_too_much_is_not_published_and_with_rehearsal_it_is(
+    store: Store, tune: Tune, folder: Path
+) -> None:
+    def write(name: str, words: list[str]) -> None:
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": f"Say {word} {number}."}],
+                "completion": [{"role": "assistant", "content": word}],
+            }
+            for number in range(10)
+            for word in words
+        ]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("train.jsonl", ["red", "green", "blue", "black"])
+    write("animals.jsonl", ["cat", "dog", "cow", "hen"])
+    await tune({**SCRATCH, "max_steps": 120})
+    models = {"small": {"provider": "local", "model": "models:tiny@1"}}
+    rough = {
+        "finetune": "full", "base": "small", "publish": "tuned", "max_length": 64, "max_steps": 60,
+        "data": {"train": "animals.jsonl", "general": "train.jsonl"},
+        "learning_rate": 0.02, "max_forgetting": 0.5,
+    }  # fmt: skip
+    with pytest.raises(GateNotMet, match="may have forgotten too much"):
+        await tune(rough, models=models)
+    assert store.models("tuned") == []
+    passed = await tune({**rough, "rehearsal": 0.3}, models=models)
+    assert passed.output["forgetting"]["high"] <= 0.5
+    assert passed.output["model"] == "models:tuned@1"

@@ -115,6 +115,8 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "lora_dropout": 0.5,
         "lora_variant": "dora",
         "target_modules": ["q_proj"],
+        "max_forgetting": None,
+        "rehearsal": None,
         "trains": None,
         "freeze": None,
         "train_last": None,
@@ -344,6 +346,8 @@ async def test_the_method_and_shape_of_a_training_change_its_key(store: Store, f
     [
         ("instruction", "trains", ["lora", "full"]),
         ("transfer", "freeze", [["embed"], ["norm"]]),
+        ("full", "max_forgetting", [0.1, 0.2]),
+        ("full", "rehearsal", [0.0, 0.2]),
         ("transfer", "train_last", [1, 2]),
         ("prefix", "num_virtual_tokens", [20, 10]),
         ("prefix", "prefix_projection", [False, True]),
@@ -355,7 +359,8 @@ async def test_the_method_and_shape_of_a_training_change_its_key(store: Store, f
 async def test_what_only_some_methods_read_changes_their_key(
     store: Store, folder: Path, method: str, name: str, values: list[Any]
 ) -> None:
-    steps = [{**BASE[spec.FinetuneStep], "finetune": method, name: value} for value in values]
+    data = {"train": "data.jsonl", "general": "more.jsonl"}
+    steps = [{**BASE[spec.FinetuneStep], "data": data, "finetune": method, name: value} for value in values]
     assert len({await key(store, folder, spec.FinetuneStep, step) for step in steps}) == 2
 
 

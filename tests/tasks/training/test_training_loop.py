@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chains.errors import Cancelled, InputInvalid, StepFailed, TrainingDiverged
 from tasks.training import TrainingJob, TrainingResult
-from tasks.training.loop import Watch, run
+from tasks.training.loop import run
 from tasks.training.saving import check_moved, snapshot
+from tasks.training.watching import Watch
 
 # PEFT 0.21 asks transformers 5.23 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -19,8 +19,9 @@ from tasks.training import Hyperparameters, TrainingJob, TrainingResult
 from tasks.training.examples import load_examples
 from tasks.training.job import Method
 from tasks.training.learner import load_base
-from tasks.training.loop import Watch, run
+from tasks.training.loop import run
 from tasks.training.saving import reload
+from tasks.training.watching import Watch
 
 # PEFT 0.21 asks transformers 5.23 for a property by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
