@@ -72,6 +72,8 @@ def evaluate_details(step: EvaluateStep) -> tuple[str, ...]:
         found.append("by_field")
     if step.evaluate.confidence is not None:
         found.append("calibration")
+    if "confusion" in found or "calibration" in found:
+        found.append("files")
     if step.checks:
         found.append("checks")
     return tuple(found)

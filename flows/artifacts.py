@@ -6,6 +6,7 @@ Owns how records look in the Prefect UI. Reads the store only.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import Sequence
@@ -25,17 +26,20 @@ _MARKUP = re.compile(r"[!#$&()*+/:<=>@\[\\\]^_`{|}~]|(?<=[wW])\.")
 LONGEST_CELL = 300
 LONGEST_BLOCK = 20_000
 LISTED_ROWS = 10
+LARGEST_PICTURE = 512 * 1024
 
 
 async def leave_artifact(run: PreparedRun, step_id: str, status: str) -> None:
     """Create the step's artifact in the current flow run."""
-    from prefect.artifacts import acreate_markdown_artifact
+    from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 
     key = f"{run.chain.chain}-{step_id}".replace("_", "-")
     description = f"{kind_of(run.chain.steps[step_id])} · {status} · run {run.run_id}"
     # A step of many rows takes a while to read; calls of other steps go on meanwhile.
     page = await asyncio.to_thread(step_markdown, run, step_id, status)
     await acreate_markdown_artifact(page, key=key, description=description)
+    for name, url in (await asyncio.to_thread(step_pictures, run, step_id)).items():
+        await acreate_image_artifact(url, key=f"{key}-{name}", description=description)
 
 
 class RunProgress:
@@ -75,6 +79,20 @@ def step_markdown(run: PreparedRun, step_id: str, status: str) -> str:
         record = run.store.record(run.run_id, step_id, number)
         return heading + (_record_markdown(run, record) if record is not None else "No record.")
     return heading + _many_markdown(run, step_id)
+
+
+def step_pictures(run: PreparedRun, step_id: str) -> dict[str, str]:
+    """Return the pictures that a once step drew, each as an address that holds it whole."""
+    record = run.store.record(run.run_id, step_id, ONCE) if step_id in run.once else None
+    output = json.loads(record.output) if record is not None and record.output is not None else {}
+    found = {}
+    for name, sha256 in (output.get("files") or {}).items():
+        if name.endswith(".svg"):
+            picture = run.store.get_blob(sha256)
+            if len(picture) <= LARGEST_PICTURE:
+                url = "data:image/svg+xml;base64," + base64.b64encode(picture).decode()
+                found[name.removesuffix(".svg")] = url
+    return found
 
 
 def _record_markdown(run: PreparedRun, record: RecordRow) -> str:

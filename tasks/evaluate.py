@@ -26,6 +26,7 @@ from tasks.scoring.checks import checked
 from tasks.scoring.compared import Compared, compared
 from tasks.scoring.figures import Figure
 from tasks.scoring.judges import judged
+from tasks.scoring.pictures import confusion_svg, reliability_svg
 
 
 async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
@@ -45,6 +46,9 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         figures["passed"], checks = await checked(ctx, step, rows)
         output["passed"] = figures["passed"].to_dict()
         output["checks"] = {name: figure.to_dict() for name, figure in checks.items()}
+    pictures = _pictures(output)
+    if pictures:
+        output["files"] = await asyncio.to_thread(_put_all, ctx, pictures)
     records = [_row_score(step, item, figures, checks) for item in rows]
     result = RowResult(output=output, row_records=records)
     _judge(ctx, step, result)
@@ -95,6 +99,20 @@ def _details(step: EvaluateStep, rows: Sequence[Compared]) -> dict[str, Any]:
     if "calibration" in wanted:
         found["calibration"] = calibration([_said(item) for item in rows if not item.pair.missing])
     return found
+
+
+def _pictures(output: Mapping[str, Any]) -> dict[str, str]:
+    """Return the drawings of an output by name."""
+    found = {}
+    if output.get("confusion"):
+        found["confusion.svg"] = confusion_svg(output["confusion"])
+    if "calibration" in output:
+        found["reliability.svg"] = reliability_svg(output["calibration"]["bins"])
+    return found
+
+
+def _put_all(ctx: StepContext, pictures: Mapping[str, str]) -> dict[str, str]:
+    return {name: ctx.store.put_blob(picture.encode()) for name, picture in pictures.items()}
 
 
 def _said(item: Compared) -> tuple[float, bool]:

@@ -221,5 +221,16 @@ class EvaluateStep(CallingStep):
 
 
 _OWN_OUTPUTS = frozenset(
-    {"rows", "missing", "unlabelled", "classes", "confusion", "by_field", "calibration", "passed", "checks"}
+    {
+        "rows",
+        "missing",
+        "unlabelled",
+        "classes",
+        "confusion",
+        "by_field",
+        "calibration",
+        "files",
+        "passed",
+        "checks",
+    }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable
 
@@ -56,6 +57,8 @@ def test_a_batch_shows_a_table_and_failed_rows_make_the_flow_run_fail(prefect_de
     assert states["triage · rows 0-5"] == "FAILED"
     found = {artifact["key"]: artifact["data"] for artifact in artifacts(prefect_url, run["id"])}
     assert found["desk-progress"] == 100.0
+    head, _, picture = found["desk-score-confusion"].partition(",")
+    assert head == "data:image/svg+xml;base64" and b"delivery" in base64.b64decode(picture)
     table = found["desk-triage"]
     assert "### Slowest rows" in table and "### Failed rows" in table
     # Two requests per row, but the refused row has one and its reply none: Prefect's retries repeat nothing.

@@ -7,15 +7,26 @@ import pytest
 
 from chains.errors import GateNotMet, StepFailed, TemplateFailed
 from chains.spec import Chain
+from chains.store import open_store
 from tasks.context import OnceJob, RowView, StepSkipped
 from tasks.evaluate import run_once
+
+kept = {}
+"""The store of the test at work, where pictures go."""
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path):
+    with open_store(tmp_path / "store") as opened:
+        kept["store"] = opened
+        yield opened
 
 
 def context(**step):
     """A context with what an evaluate step reads of it: its step and its id."""
     step = {"evaluate": {"prediction": "{{ triage.intent }}", "reference": "{{ row.intent }}"}, **step}
     chain = Chain.model_validate({"chain": "t", "steps": {"score": step}})
-    return SimpleNamespace(step_id="score", step=chain.steps["score"])
+    return SimpleNamespace(step_id="score", step=chain.steps["score"], store=kept["store"])
 
 
 def view(row, said, right, status="ok"):
