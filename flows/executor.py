@@ -35,6 +35,8 @@ WINDOW = 16
 
 PARTS_WINDOW = 1024
 """Parts of one step that are sent or wait for their turn; a part is a few values until it is sent."""
+NOTED_AFTER_S = 0.02
+"""How long a step runs before the store says so: the steps of a short run are over by then."""
 
 
 class Elsewhere(Protocol):
@@ -66,6 +68,7 @@ class _Execution:
     sent: dict[tuple[str, int], asyncio.Task[PartEnd]] = field(default_factory=dict)
     memos: dict[str, dict[str, Any]] = field(default_factory=dict)
     begun: dict[str, float] = field(default_factory=dict)
+    noting: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     ended: dict[str, Counter[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -182,9 +185,12 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
         for unfinished in units:
             unfinished.cancel()
         await asyncio.gather(*units, return_exceptions=True)
+        _note_running(execution, step_id)
         raise
     if not execution.whole:
         return
+    if (noting := execution.noting.pop(step_id, None)) is not None:
+        noting.cancel()
     rows_left = (1 if step_id in run.once else len(run.rows)) - total.ended
     status = step_status(total.statuses, rows_left)
     started = execution.begun.get(step_id)
@@ -193,6 +199,14 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
     run.store.hand_over(row(status, started=started, finished=run.clock.now(), counts=counts))
     execution.ended[step_id] = total.statuses
     await execution.starter.step_ended(run, step_id, status)
+
+
+def _note_running(execution: _Execution, step_id: str) -> None:
+    """Write that a step is running, unless that is written or the step has not begun."""
+    if (noting := execution.noting.pop(step_id, None)) is not None:
+        noting.cancel()
+        run, began = execution.run, execution.begun[step_id]
+        run.store.hand_over(step_row(run.run_id, run.chain, step_id, "running", started=began))
 
 
 async def _some(units: set[asyncio.Task[ShardCounts]], total: ShardCounts) -> set[asyncio.Task[ShardCounts]]:
@@ -216,8 +230,11 @@ async def _run_unit(execution: _Execution, unit: Unit, number: int, slots: async
             await track.all()
     async with slots:
         if unit.step_id not in execution.begun and execution.whole:
-            execution.begun[unit.step_id] = begun = run.clock.now()
-            run.store.hand_over(step_row(run.run_id, run.chain, unit.step_id, "running", started=begun))
+            execution.begun[unit.step_id] = run.clock.now()
+            # A step that is over by then has its end written only: each would be a transaction of its own.
+            execution.noting[unit.step_id] = asyncio.get_running_loop().call_later(
+                NOTED_AFTER_S, _note_running, execution, unit.step_id
+            )
         if group is not None:
             counts = await _send(execution, group, unit.step_id, number)
         else:
