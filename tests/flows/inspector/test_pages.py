@@ -204,3 +204,18 @@ def test_a_run_whose_chain_is_not_read_is_still_shown(served: Served) -> None:
     view = served.ask("/runs/run1/steps/reply/0.json").json()
     assert view["template"] is None and json.dumps(view["messages"]).count("kind") == 1
     assert served.ask("/diff?before=run1&after=run1").status == 200
+
+
+def test_a_damaged_blob_is_said_and_not_shown(served: Served) -> None:
+    long = "word " * 40_000
+    row = {"ticket": "a", "intent": "b", "reply": "c"}
+    write_run(served.store, "run1", [row, row | {"reply": long}])
+    for path in (served.store.path / "blobs").rglob("*"):
+        if path.is_file():
+            path.chmod(0o600)
+            path.write_bytes(b"spoiled")
+    answer = served.ask("/runs/run1/steps/reply/1")
+    assert answer.status == 500 and "Nothing to show" in answer.text
+    assert served.ask("/runs/run1/steps/reply/1.json").json()["error"]
+    for path in ("/runs", "/runs/run1", "/runs/run1/steps/reply", "/runs/run1/steps/reply/0"):
+        assert served.ask(path).status == 200
