@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +36,7 @@ LEARNING_RATES = {
     "prompt_tuning": 1e-2,
     "p_tuning": 1e-2,
 }
+MOST_KEPT = 200
 DECIDING_LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
 
@@ -73,7 +74,7 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         hyperparameters=Hyperparameters(**parameters),
         threads=ctx.settings.torch_threads,
     )
-    result = await train(order, work, _reporter(ctx))
+    result = await train(order, work, _reporter(ctx, job))
     _check_gate(step, result)
     described = base.described if base else None
     origin = Origin(
@@ -93,6 +94,7 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         "base": described,
         "version": version,
         **result.metrics(),
+        "history": result.history,
     }
     # Training runs on this machine: it takes time and costs no money.
     return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=result.tokens, cost_micro=0)
@@ -218,11 +220,19 @@ def _is_there(ctx: StepContext, model: str, version: int | None) -> bool:
     return ctx.store.model(model.removeprefix("models:").split("@")[0], version) is not None
 
 
-def _reporter(ctx: StepContext) -> Any:
+def _reporter(ctx: StepContext, job: OnceJob) -> Callable[[TrainingProgress], None]:
+    """Pass progress on; every evaluation and checkpoint is in the step's record while training runs."""
+    history: list[dict[str, Any]] = []
+
     def report(progress: TrainingProgress) -> None:
         ctx.report(
             Progress(ctx.step_id, "message", text=progress.text, done=progress.step, total=progress.total)
         )
+        if progress.milestone is not None and job.opening is not None:
+            said = dataclasses.asdict(progress)
+            history.append({name: value for name, value in said.items() if name != "text"})
+            output = canonical({"history": history[-MOST_KEPT:]})
+            ctx.store.put(dataclasses.replace(job.opening, output=output))
 
     return report
 

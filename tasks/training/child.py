@@ -31,7 +31,7 @@ class Line:
 
     def report(self, event: dict[str, Any]) -> None:
         """Send one event; of the steps only two a second and the last."""
-        if event["event"] == "step" and event["step"] < event["total"]:
+        if event["event"] == "step" and 1 < event["step"] < event["total"]:
             if time.monotonic() < self._next_step:
                 return
             self._next_step = time.monotonic() + REPORT_EVERY

@@ -38,6 +38,13 @@ def gap_of(log: Sequence[dict[str, Any]]) -> Gap | None:
     return Gap(round(validated[steps[-1]] - trained[steps[-1]], 6), opened)
 
 
+def history_of(log: Sequence[dict[str, Any]], *, most: int = 200) -> list[dict[str, float]]:
+    """Return the losses of each evaluation, also of those before a training was cut off."""
+    trained, validated = _by_step(log, TRAIN_LOSS), _by_step(log, VALIDATION_LOSS)
+    steps = sorted(trained.keys() & validated.keys())[-most:]
+    return [{"step": at, "train_loss": trained[at], "validation_loss": validated[at]} for at in steps]
+
+
 def warnings_of(*, examples: int, validation: int | None, gap: Gap | None) -> list[str]:
     """Say what makes the result doubtful and what would help."""
     found = []

@@ -11,9 +11,9 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import chains.errors
 from chains.errors import HeadraceError, StepFailed
@@ -27,7 +27,10 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """What is known while a training runs. `text` is a line fit for showing."""
+    """What is known while a training runs. `text` is a line fit for showing.
+
+    `milestone` says that an evaluation or a checkpoint has come; the figures are those of the last step.
+    """
 
     text: str
     step: int = 0
@@ -36,6 +39,10 @@ class TrainingProgress:
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
+    grad_norm: float | None = None
+    memory_mb: int | None = None
+    validation_loss: float | None = None
+    milestone: Literal["evaluation", "checkpoint"] | None = None
 
 
 async def train(
@@ -118,12 +125,17 @@ class _Pace:
     def __init__(self) -> None:
         self.clock = asyncio.get_running_loop().time
         self.start: tuple[float, int, int] | None = None
+        self.last = TrainingProgress("")
 
     def progress(self, event: dict[str, Any]) -> TrainingProgress:
         if event["event"] == "phase":
             return TrainingProgress(text=event["text"])
         if event["event"] == "validation":
-            return TrainingProgress(text=f"step {event['step']}: validation loss {event['loss']:.4f}")
+            text, loss = f"step {event['step']}: validation loss {event['loss']:.4f}", event["loss"]
+            return self._milestone(event, text=text, milestone="evaluation", validation_loss=loss)
+        if event["event"] == "checkpoint":
+            text = f"step {event['step']}: checkpoint"
+            return self._milestone(event, text=text, milestone="checkpoint")
         now, step, tokens = self.clock(), event["step"], event["tokens"]
         if self.start is None:
             self.start = (now, step, tokens)
@@ -133,7 +145,21 @@ class _Pace:
         text = f"step {step}/{event['total']}, loss {event['loss']:.4f}, lr {event['learning_rate']:.2e}"
         if rate is not None and left is not None:
             text += f", {rate:,.0f} tokens/s, {left:.0f} s left"
-        return TrainingProgress(text, step, event["total"], event["loss"], event["learning_rate"], rate, left)
+        self.last = TrainingProgress(
+            text=text,
+            step=step,
+            total=event["total"],
+            loss=event["loss"],
+            learning_rate=event["learning_rate"],
+            tokens_per_second=rate,
+            seconds_left=left,
+            grad_norm=event["grad_norm"],
+            memory_mb=event["memory_mb"],
+        )
+        return self.last
+
+    def _milestone(self, event: dict[str, Any], **said: Any) -> TrainingProgress:
+        return replace(self.last, step=event["step"], **said)
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

@@ -26,6 +26,17 @@ class Watch:
     should_stop: Callable[[], bool]
 
 
+def memory_mb() -> int:
+    """Return the most memory that the training has held, in MB: the device's, or the process's on CPU."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated() // 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 def watcher(watch: Watch, *, guessing: float) -> Any:
     """Make the callback; `guessing` is the loss of a model that finds every token equally likely."""
     from transformers import TrainerCallback
@@ -40,6 +51,7 @@ def watcher(watch: Watch, *, guessing: float) -> Any:
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.saved = state.global_step
+            watch.report({"event": "checkpoint", "step": state.global_step})
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in (logs or {}):
@@ -51,7 +63,9 @@ def watcher(watch: Watch, *, guessing: float) -> Any:
                         "total": state.max_steps,
                         "loss": float(logs["loss"]),
                         "learning_rate": float(logs.get("learning_rate", 0.0)),
+                        "grad_norm": float(logs.get("grad_norm", 0.0)),
                         "tokens": int(state.num_input_tokens_seen),
+                        "memory_mb": memory_mb(),
                     }
                 )
             elif VALIDATION_LOSS in (logs or {}):

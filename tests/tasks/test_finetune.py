@@ -82,6 +82,7 @@ def tune(store: Store, folder: Path) -> Tune:
         models: dict[str, Any] | None = None,
         scope: dict[str, Any] | None = None,
         told: list[Progress] | None = None,
+        opening: RecordRow | None = None,
         **settings: Any,
     ) -> RowResult:
         chain = Chain.model_validate({"chain": "t", "models": models or {}, "steps": {"tune": step}})
@@ -96,7 +97,7 @@ def tune(store: Store, folder: Path) -> Tune:
             providers=SimpleNamespace(reach=Reach(folder)),
             report=(told if told is not None else []).append,
         )
-        return await run_once(ctx, OnceJob("rec1", {"inputs": {}, **(scope or {})}, list))
+        return await run_once(ctx, OnceJob("rec1", {"inputs": {}, **(scope or {})}, list, opening))
 
     return run
 
@@ -260,3 +261,37 @@ async def test_a_model_that_forgot_too_much_is_not_published_and_with_rehearsal_
     passed = await tune({**rough, "rehearsal": 0.3}, models=models)
     assert passed.output["forgetting"]["high"] <= 0.5
     assert passed.output["model"] == "models:tuned@1"
+
+
+@pytest.mark.slow
+async def test_evaluations_and_checkpoints_are_in_the_record_while_training_runs(
+    store: Store, tune: Tune
+) -> None:
+    begun = {"status": "running", "started_at": 0.0}
+    store.put(
+        RunRow(id="run1", chain="t", chain_hash="0" * 64, source=b"", **begun),
+        StepRow(run_id="run1", id="tune", kind="finetune", once=True, **begun),
+    )
+    opening = RecordRow(id="rec1", run_id="run1", step="tune", row=-1, **begun)
+    data = {"train": "train.jsonl", "validation": "train.jsonl"}
+    seen: list[dict[str, Any]] = []
+
+    class Told(list[Progress]):
+        def append(self, progress: Progress) -> None:
+            record = store.record("run1", "tune", -1)
+            if record is not None and record.output:
+                assert record.status == "running"
+                seen.append(json.loads(record.output))
+
+    done = await tune(
+        {**SCRATCH, "data": data, "max_steps": 6, "eval_steps": 2, "save_steps": 3},
+        opening=opening,
+        told=Told(),
+    )
+    # What was there before the last report: the record is written after a report, and training goes on.
+    steps = [(one["milestone"], one["step"]) for one in seen[-1]["history"]]
+    assert {("evaluation", 2), ("checkpoint", 3), ("evaluation", 4)} <= set(steps)
+    figures = seen[-1]["history"][0]
+    assert figures["loss"] > 0 and figures["validation_loss"] > 0 and figures["memory_mb"] > 0
+    assert figures["learning_rate"] > 0 and figures["grad_norm"] > 0
+    assert [one["step"] for one in done.output["history"]] == [2, 4, 6]
