@@ -101,7 +101,8 @@ def _raw(looking: Looking) -> Callable[[Request], Any]:
         try:
             body = await run_in_threadpool(found)
         except HeadraceError as error:
-            return HTMLResponse(page("error.html", {"message": str(error)}), 404)
+            status = 404 if isinstance(error, NotThere) else 500
+            return HTMLResponse(page("error.html", {"message": str(error)}), status)
         if body is None:
             return HTMLResponse(page("error.html", {"message": "There are no such bytes."}), 404)
         name = "".join(char for char in request.path_params["what"] if char.isalnum() or char == "-")

@@ -85,7 +85,7 @@ class Looking:
         item, turn, sample = place
         try:
             found = self.store.record(run.id, step, row, item=item, turn=turn, sample=sample)
-        except HeadraceError as error:
+        except InputInvalid as error:
             raise NotThere(str(error)) from error
         if found is None:
             raise NotThere(f"Run {run.id} has no record of step {step!r} there.")
