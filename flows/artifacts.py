@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flows.prepared import PreparedRun
 
 _MARKUP = re.compile(r"[!#$&()*+/:<=>@\[\\\]^_`{|}~]|(?<=[wW])\.")
+_ESTIMATE = ("value", "low", "high", "n")
 LONGEST_CELL = 300
 LONGEST_BLOCK = 20_000
 LISTED_ROWS = 10
@@ -105,10 +106,40 @@ def _record_markdown(run: PreparedRun, record: RecordRow) -> str:
         parts.append(f"### {_cell(message['role'])}\n{_fence(message['content'])}")
     if record.output is not None:
         output = json.loads(record.output)
+        parts.append(_metrics(output))
         parts.append(f"### response\n{_fence(output['text'])}" if "text" in output else "")
         parts.append(f"### output\n{_fence(json.dumps(output, ensure_ascii=False, indent=2), 'json')}")
     parts.append(f"`headrace show {run.run_id} --step {record.step}{_row_flag(record)}`")
     return "\n\n".join(part for part in parts if part)
+
+
+def _metrics(output: Mapping[str, Any]) -> str:
+    """Return the measured values of an output with their intervals as a table; nothing where it has none."""
+    lines = [
+        {
+            "metric": name,
+            "value": f"{found['value']:.4g}",
+            "95 % interval": f"{found['low']:.4g} to {found['high']:.4g}",
+            "rows": found["n"],
+        }
+        for name, found in _estimates(output)
+    ]
+    return "### metrics\n" + _table(lines) if lines else ""
+
+
+def _estimates(output: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, value in output.items():
+        if not isinstance(value, dict):
+            continue
+        if all(_is_figure(value.get(part)) for part in _ESTIMATE):
+            yield prefix + name, value
+        elif not prefix:  # checks and fields of an object have theirs one level below
+            yield from _estimates(value, f"{name}.")
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether a value is a number that a table can show; a model may have written a far longer one."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
 
 
 def _many_markdown(run: PreparedRun, step_id: str) -> str:

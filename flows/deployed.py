@@ -13,11 +13,13 @@ from typing import Any
 
 from prefect import Flow, get_run_logger
 from prefect.runtime import deployment, flow_run
+from prefect.states import Failed
 
 from chains.loading import ChainFile, load
 from chains.settings import get_settings
 from flows.chain_files import chain_file_named
 from flows.forms import DATA, OPTIONS, asked_for
+from flows.prefect_starter import RowsFailed
 from flows.run_chain import run_chain
 from flows.telling import tell_result
 
@@ -37,6 +39,8 @@ def flow_of(chain_file: ChainFile) -> Flow[..., Any]:
         asked = asked_for(chain_file, parameters, settings=get_settings())
         try:
             return await run_chain.fn(chain=str(chain_file.path.absolute()), **asked)
+        except RowsFailed as error:  # as a state: a traceback through Prefect would tell nobody anything
+            return Failed(message=str(error))
         finally:
             await tell_result(str(flow_run.id))
 

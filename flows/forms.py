@@ -7,7 +7,7 @@ that its server checks parameters by and its UI draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,8 @@ def asked_for(chain_file: ChainFile, parameters: Mapping[str, Any], *, settings:
     """Return a filled-in form as arguments of `run_chain`.
 
     Over a data set, a value that is the input's default gives way to a column of that name: forms send
-    defaults along. Raises InputInvalid for an unknown option, Refused for data outside the chain's folder.
+    defaults along. Raises InputInvalid for an unknown option, Refused for data or models outside the chain's
+    folder.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     data, options = given.pop(DATA, None), dict(given.pop(OPTIONS, None) or {})
@@ -157,6 +158,7 @@ def asked_for(chain_file: ChainFile, parameters: Mapping[str, Any], *, settings:
             hint=f"There are {', '.join(_OPTIONS['properties'])}.",
         )
     asked["skip_bad"] = bool(asked["skip_bad"])
+    _refuse_folders(chain_file, asked["models"] or [], settings)
     return {"inputs": given, "data": data, "budget": budget or None, **asked}
 
 
@@ -167,3 +169,17 @@ def _data_path(chain_file: ChainFile, data: str, settings: Settings) -> Path:
         return inside(chain_file.folder, data, read_outside=settings.read_outside)
     except FileRefused as refusal:
         raise Refused(f"data: {refusal.message}", hint=refusal.hint) from refusal
+
+
+def _refuse_folders(chain_file: ChainFile, models: Sequence[str], settings: Settings) -> None:
+    """Refuse models of this machine that lie outside the chain's folder: naming one would allow it."""
+    from chains.source.files import FileRefused, inside
+
+    for text in models:
+        provider, _, model = str(text).rpartition("=")[2].partition(":")
+        if provider != "local" or not Path(model).expanduser().is_dir():
+            continue
+        try:
+            inside(chain_file.folder, str(Path(model).expanduser()), read_outside=settings.read_outside)
+        except FileRefused as refusal:
+            raise Refused(f"options.models: {refusal.message}", hint=refusal.hint) from refusal

@@ -28,6 +28,8 @@ from flows.children import start_child
 
 USUAL_URL = "http://127.0.0.1:4200/api"
 START_LIMIT_SECONDS = 90.0
+BUSY_SECONDS = 20.0
+"""How long a server that is there may take to answer; one that is not refuses at once."""
 REFUSED_HINT = "Set PREFECT_API_KEY for Prefect Cloud, PREFECT_API_AUTH_STRING for a server of your own"
 State = Literal["ok", "refuses", "silent"]
 
@@ -65,7 +67,7 @@ class PrefectApi:
 
     def answers(self) -> bool:
         """Whether the API answers this user. Raises EnvironmentLacks where it refuses."""
-        state = _state(self.url)
+        state = _state(self.url, BUSY_SECONDS)
         if state == "refuses":
             raise self._refusal()
         return state == "ok"
@@ -199,15 +201,17 @@ def _profile() -> dict[str, str]:
         ) from error
 
 
-def _state(url: str) -> State:
+def _state(url: str, timeout: float = 3) -> State:
     """Ask for the version, a JSON string; Prefect Cloud tells none, and is asked for a flow run."""
     try:
         try:
-            is_api = isinstance(json.loads(ask_api(f"{url}/admin/version")), str)
+            is_api = isinstance(json.loads(ask_api(f"{url}/admin/version", timeout=timeout)), str)
         except urllib.error.HTTPError as error:
             if error.code != 404:
                 raise
-            is_api = isinstance(json.loads(ask_api(f"{url}/flow_runs/filter", {"limit": 1})), list)
+            is_api = isinstance(
+                json.loads(ask_api(f"{url}/flow_runs/filter", {"limit": 1}, timeout=timeout)), list
+            )
     except urllib.error.HTTPError as error:
         return "refuses" if error.code in (401, 403) else "silent"
     except (OSError, ValueError, HTTPException):

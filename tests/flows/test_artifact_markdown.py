@@ -85,6 +85,28 @@ def test_a_single_row_shows_messages_answer_and_output_in_fences(make_run: Any) 
     assert_harmless(outside_fences(page).replace("`headrace show r1 --step s --row 0`", ""))
 
 
+def test_measured_values_stand_in_a_table_with_their_intervals(make_run: Any) -> None:
+    def estimate(value: float) -> dict[str, Any]:
+        return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 200, "method": "wilson"}
+
+    output = {
+        "accuracy": estimate(0.935),
+        "checks": {HOSTILE: estimate(0.5)},
+        "rows": 200,
+        "odd": {"value": 10**400, "low": 0, "high": 1, "n": 2},
+    }
+    page = step_markdown(make_run(record(0, output=json.dumps(output).encode())), "s", "ok")
+    metrics = page.partition("### metrics")[2].partition("### output")[0]
+    assert "| accuracy | 0.935 | 0.885 to 0.985 | 200 |" in metrics
+    assert "checks." in metrics and "odd" not in metrics
+    assert_harmless(metrics)
+
+
+def test_a_record_without_measured_values_has_no_such_table(make_run: Any) -> None:
+    page = step_markdown(make_run(record(0, output=b'{"text": "hi", "hits": {"a": 1}}')), "s", "ok")
+    assert "### metrics" not in page
+
+
 def test_the_error_of_a_row_is_fenced_too(make_run: Any) -> None:
     error = {"type": "CallRefused", "message": HOSTILE, "hint": None, "history": [f"attempt 1: {HOSTILE}"]}
     page = step_markdown(

@@ -131,3 +131,13 @@ def test_a_form_does_not_reach_files_outside_the_chains_folder(desk: ChainFile, 
 def test_an_option_that_is_none_is_refused_also_where_no_server_looked(desk: ChainFile) -> None:
     with pytest.raises(InputInvalid, match="no option 'base_url'"):
         asked_for(desk, {"ticket": "x", "options": {"base_url": "http://x"}}, settings=Settings())
+
+
+def test_a_form_does_not_reach_models_outside_the_chains_folder(desk: ChainFile, tmp_path: Path) -> None:
+    elsewhere = str(Path(__file__).parent)
+    parameters = {"ticket": "x", "options": {"models": [f"writer=local:{elsewhere}"]}}
+    with pytest.raises(Refused, match=r"options\.models: "):
+        asked_for(desk, parameters, settings=Settings())
+    assert asked_for(desk, parameters, settings=Settings(read_outside=True))["models"]
+    named = {"ticket": "x", "options": {"models": ["writer=local:some/hub-id"]}}
+    assert asked_for(desk, named, settings=Settings())["models"] == ["writer=local:some/hub-id"]

@@ -16,7 +16,7 @@ def ask(url: str, path: str, body: dict[str, Any]) -> Any:
     )
     for _ in range(20):
         try:
-            with urllib.request.urlopen(request, timeout=10) as reply:
+            with urllib.request.urlopen(request, timeout=60) as reply:
                 return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             if error.code != 503:

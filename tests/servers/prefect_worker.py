@@ -12,9 +12,15 @@ from pathlib import Path
 
 
 @contextmanager
-def worker(pool: str, environment: Mapping[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve `pool` with one worker until the block ends; its flow runs end with it."""
+def worker(
+    pool: str, environment: Mapping[str, str], folder: Path, *, limit: int = 2
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve `pool` with one worker until the block ends; its flow runs end with it.
+
+    It runs `limit` flow runs at once: each is a process, and a schedule may ask for more than a machine has.
+    """
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+    command += ["--limit", str(limit)]
     with (folder / f"worker-{pool}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
