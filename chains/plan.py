@@ -102,6 +102,12 @@ def make_plan(
     return Plan(chain_file.chain.chain, chain_file.hash, rows, shards, steps, notes)
 
 
+def pool_of(step: Step, chain: Chain) -> str | None:
+    """Return the work pool that a step asks for: its own, else that of its model."""
+    model = chain.models.get(next(iter(models_of(step, chain)), ""))
+    return step.pool or (model.pool if model is not None else None)
+
+
 def _planned(
     step_id: str, chain_file: ChainFile, graph: Graph, *, rows: int, sample: Mapping[str, Any]
 ) -> PlannedStep:
@@ -116,7 +122,7 @@ def _planned(
         id=step_id,
         kind=kind_of(step),
         once=once,
-        pool=step.pool or (model.pool if model is not None else None),
+        pool=pool_of(step, chain),
         needs=tuple(other for other in graph.order if other in graph.needs[step_id]),
         calls=_judgements(step, rows) if isinstance(step, EvaluateStep) else _calls(step, times),
         tokens_in_estimate=None if sources is None else times * _tokens(sources, sample),
@@ -246,7 +252,8 @@ def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[ra
             in_pools[step.pool].append(step.id)
     for pool, names in sorted(in_pools.items()):
         notes.append(
-            f"{_listed(names)} {'names' if len(names) == 1 else 'name'} pool {pool!r}: runs in this process"
+            f"{_listed(names)} {'names' if len(names) == 1 else 'name'} pool {pool!r}: runs on its workers "
+            "where Prefect has such a pool, else in this process"
         )
     if any(isinstance(step, PromptStep) and step.reask for step in chain.steps.values()):
         notes.append("calls are upper bounds: a model is asked again only when its answer does not fit")

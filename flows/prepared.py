@@ -54,6 +54,8 @@ class PreparedRun:
     lease: RunLease
     row: RunRow
     """The run's row in the store, as this process wrote it last."""
+    worker: str | None = None
+    """Who runs this, where it is a part of a run that another process has."""
     resumed: bool = False
     skipped_rows: list[str] = field(default_factory=list)
     anew: dict[str, float] = field(default_factory=dict)

@@ -60,6 +60,8 @@ class StepContext:
     """Records that ended before (UTC seconds) are of an earlier form of the step, and are run again."""
     holder: str = ""
     """In whose name value keys are claimed: the holder of the run's lease. Empty: this process."""
+    worker: str | None = None
+    """Who runs the step, where it is not the process of the run."""
     renewed: Callable[[], None] = lambda: None
     """Told when a once step that had ended is run again, because rows that it had read changed."""
     memo: dict[str, Any] = field(default_factory=dict)

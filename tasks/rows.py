@@ -238,6 +238,7 @@ def _opening(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow
         row=row,
         status="running",
         started_at=ctx.clock.now(),
+        worker=ctx.worker,
     )
 
 
@@ -290,6 +291,7 @@ def _closing(
         step=opening.step,
         row=opening.row,
         status=status,
+        worker=opening.worker,
         started_at=opening.started_at,
         finished_at=ctx.clock.now(),
         error=_error_json(error),
@@ -311,6 +313,7 @@ def _score_records(ctx: StepContext, scores: Sequence[RowScore]) -> list[RecordR
             step=ctx.step_id,
             row=score.row,
             status=score.status,
+            worker=ctx.worker,
             output=canonical(score.output),
             started_at=now,
             finished_at=now,

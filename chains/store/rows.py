@@ -68,7 +68,10 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordRow:
-    """What a step left behind for one row; `row` is -1 for a once step. A cost of None is unknown, not 0."""
+    """What a step left behind for one row; `row` is -1 for a once step. A cost of None is unknown, not 0.
+
+    `worker` names who made it, where that was not the process of the run.
+    """
 
     id: str
     run_id: str
@@ -90,6 +93,7 @@ class RecordRow:
     started_at: float | None = None
     finished_at: float | None = None
     attempts: int = 0
+    worker: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

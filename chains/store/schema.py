@@ -98,6 +98,7 @@ records = Table(
     Column("started_at", Double),
     Column("finished_at", Double),
     Column("attempts", Integer, nullable=False),
+    Column("worker", Text),
     UniqueConstraint("run_id", "step", "row", "item", "turn", "sample", name="records_position"),
     ForeignKeyConstraint(["run_id", "step"], ["steps.run_id", "steps.id"]),
     Index("records_value_key", "value_key"),

@@ -32,6 +32,7 @@ from flows.cli import (
     ui,
     up,
     why,
+    worker,
 )
 
 app = typer.Typer(
@@ -64,6 +65,7 @@ app.command("deploy")(deploy.deploy)
 app.command("up")(up.up)
 app.command("call")(call.call)
 app.command("result")(call.result)
+app.command("worker")(worker.worker)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

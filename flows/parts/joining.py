@@ -7,6 +7,8 @@ how steps are run. Invariant: what `join` returns holds the lease of the part.
 from __future__ import annotations
 
 import json
+import os
+import socket
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from chains.settings import Settings
     from chains.store import RunRow, Store
     from flows.parts.part import Part
+
+
+WORKER_NAME = "PREFECT__WORKER_NAME"
+"""Where Prefect's workers tell their processes who started them."""
 
 
 def open_store_of(part: Part, settings: Settings) -> Store:
@@ -103,6 +109,7 @@ def _opened(part: Part, row: RunRow, lease: PartLease, *, store: Store, settings
         clock=Clock(),
         providers=providers,
         collections=collections,
+        worker=os.environ.get(WORKER_NAME) or f"{socket.gethostname()}-{os.getpid()}",
         resumed=True,
         anew=dict(options.get("anew", {})),
     )

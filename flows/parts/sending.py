@@ -20,11 +20,13 @@ import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Crashed
 
 from chains.errors import EnvironmentLacks, StepFailed
+from chains.plan import pool_of
 from flows.parts.grouping import PARTS_PER_WORKER, Group, cut_rows, group_steps
 from flows.parts.part import Part, PartEnd
 from flows.parts.waiting import Ending, Sent, Silence, judge
@@ -53,30 +55,44 @@ _STATUSES = ("ok", "failed", "blocked", "skipped", "cancelled")
 async def open_sender(run: PreparedRun) -> PartSender | None:
     """Return the way to the pools on which steps of the run are to be done, or None where there are none.
 
-    The pool of `shards_on` is made if it is not there.
+    A step's own pool counts where the server has it, and where the run is not on it already. The pool of
+    `shards_on`, for all other per-row steps, is made if it is not there.
     """
+    asked = {step: pool_of(run.chain.steps[step], run.chain) for step in run.graph.order}
     shards_on = run.request.shards_on
-    if shards_on is None:
+    if shards_on is None and not any(asked.values()):
         return None
-    pools = {step: shards_on for step in run.graph.order if step not in run.once}
-    if not pools:
-        return None
+    here = _pool_of_this_run()
     states: dict[str, PoolState] = {}
     async with get_client() as client:
-        for pool in sorted(set(pools.values())):
-            await ensure_pool(client, pool)
-            await ensure_deployment(client, run_part, pool, pool=pool, tags=["headrace"])
-            state = await pool_state(client, pool)
-            assert state is not None  # it was made above
-            states[pool] = state
-    workers = max(len(state.workers) for state in states.values())
+        if shards_on is not None:
+            await ensure_pool(client, shards_on)
+        for pool in sorted({pool for pool in (shards_on, *asked.values()) if pool is not None}):
+            state = await pool_state(client, pool) if pool != here or pool == shards_on else None
+            if state is not None:
+                await ensure_deployment(client, run_part, pool, pool=pool, tags=["headrace"])
+                states[pool] = state
+    pools = {}
+    for step, own in asked.items():
+        taken = own if own in states else None if step in run.once else shards_on
+        if taken is not None:
+            pools[step] = taken
+    if not pools:
+        return None
     rows = cut_rows(
         run.rows.span,
         shard_rows=run.settings.shard_rows,
         part_rows=run.settings.part_rows,
-        workers=workers,
+        workers=max(len(states[pool].workers) for pool in pools.values()),
     )
     return PartSender(run, group_steps(run.graph, run.once, pools, rows), states)
+
+
+def _pool_of_this_run() -> str | None:
+    """Return the pool whose worker carries the run itself."""
+    context = FlowRunContext.get()
+    carrier = context.flow_run if context is not None else None
+    return carrier.work_pool_name if carrier is not None else None
 
 
 class PartSender:
@@ -256,7 +272,7 @@ class PartSender:
                 error = EnvironmentLacks(
                     f"no worker took up the work of run {self._run.run_id} on pool {pool!r} in "
                     f"{waited:.0f} s.",
-                    hint=f"Start one with `prefect worker start --pool {pool}`, then "
+                    hint=f"Start one with `headrace worker --pool {pool}`, then "
                     f"`headrace resume {self._run.run_id}`. `headrace doctor` shows who serves which pool.",
                 )
                 for sent in here:

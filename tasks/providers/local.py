@@ -23,6 +23,7 @@ from tasks.providers.batching import Batcher, Job, by_length
 from tasks.providers.decoding import Generation
 from tasks.providers.device import device_of, dtype_of
 from tasks.providers.reply import Completion, Reply
+from tasks.providers.resident import resident
 from tasks.providers.weights import Reach, Weights, find_weights
 
 if TYPE_CHECKING:
@@ -286,8 +287,11 @@ class LocalProvider:
             )
         if not isinstance(self._loaded, ChatModel):
             self._use_threads()
-            self._loaded = load_chat_model(
-                self._weights, name=self.name, dtype=self._dtype, device=self._device
+            self._loaded = resident(
+                self._residence("chat"),
+                lambda: load_chat_model(
+                    self._weights, name=self.name, dtype=self._dtype, device=self._device
+                ),
             )
         return self._loaded
 
@@ -301,10 +305,15 @@ class LocalProvider:
             )
         if not isinstance(self._loaded, Embedder):
             self._use_threads()
-            self._loaded = load_embedder(
-                self._weights, name=self.name, dtype=self._dtype, device=self._device
+            self._loaded = resident(
+                self._residence("embed"),
+                lambda: load_embedder(self._weights, name=self.name, dtype=self._dtype, device=self._device),
             )
         return self._loaded
+
+    def _residence(self, use: str) -> tuple[str, ...]:
+        """What makes a loaded model the same as another."""
+        return use, self._weights.sha256, str(self._dtype), str(self._device)
 
     def _use_threads(self) -> None:
         if self._threads is not None:

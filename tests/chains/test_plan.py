@@ -139,7 +139,8 @@ def test_notes_say_what_waits_and_where_it_runs(chain_file: ChainFile) -> None:
         "the rows run in 3 shards of up to 256",
         "score runs once, when triage ended for all rows",
         "summary runs once, when triage ended for all rows",
-        "local and vector name pool 'gpu': runs in this process",
+        "local and vector name pool 'gpu': runs on its workers where Prefect has such a pool, "
+        "else in this process",
         "calls are upper bounds: a model is asked again only when its answer does not fit",
         "passages: only for rows where `when` holds",
         "tokens are estimated from templates and inputs, without what earlier steps answer",

@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from chains.store.migrations import m0001_initial, m0002_promises
+from chains.store.migrations import m0001_initial, m0002_promises, m0003_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,4 +27,5 @@ class Migration:
 MIGRATIONS: Final = (
     Migration(1, "initial", m0001_initial.apply),
     Migration(2, "promises", m0002_promises.apply),
+    Migration(3, "workers", m0003_workers.apply),
 )
