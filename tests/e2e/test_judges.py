@@ -54,6 +54,22 @@ steps:
       polite: {{rubric: Is it polite?}}
     gate: polite.low >= 0.74
 """
+RETRIED = """
+chain: retried
+inputs:
+  ticket: {{type: string}}
+models:
+  writer: {{provider: openai, model: writer, base_url: "{url}", temperature: 0}}
+  grader: {{provider: openai, model: grader, base_url: "{url}"}}
+defaults: {{model: writer, retry: {{attempts: 1}}}}
+steps:
+  reply: {{prompt: "{{{{ inputs.ticket }}}}"}}
+  score:
+    evaluate: {{prediction: "{{{{ reply.text }}}}"}}
+    model: grader
+    judges:
+      polite: {{rubric: Is it polite?}}
+"""
 CHECK = "def short(prediction, reference):\n    return len(prediction) < 5000\n"
 CALLS_PER_ROW = 1 + 5 + 1
 """A reply; polite, better twice, faithful, relevant; one rubric check. Embeddings are counted apart."""
@@ -174,3 +190,26 @@ def test_a_judge_that_fails_for_a_row_is_counted_and_cannot_pass_a_gate(make_des
     assert (output["value"], output["n"], output["unscored"]) == (1.0, 11, 1)
     assert output["low"] < 0.74 < 0.742  # eleven of eleven alone would have had a low end of 0.741
     assert [row for row, item in enumerate(scores) if "unscored" in item] == [7]
+
+
+def test_a_retry_judges_the_rows_that_have_an_answer_now_and_leaves_the_others(make_desk) -> None:
+    desk = make_desk({"match": "Ticket 2", "times": 1, "fault": "status", "status": 400, "message": "no"})
+    folder = desk.folder / "judged"
+    folder.mkdir()
+    (folder / "chain.yaml").write_text(RETRIED.format(url=desk.server.url))
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps({"ticket": f"Ticket {n}"}) + "\n" for n in range(4)))
+    first = desk.headrace("run", str(folder / "chain.yaml"), "--data", str(data), "--direct", "--json")
+    assert first.code == 1  # a row failed
+    assert chat_calls(desk) == 4 + 3  # the row without an answer scores 0 and is not asked about
+    assert evaluation_of(desk)["missing"] == 1
+    assert desk.headrace("retry", "last", "--direct").code == 0
+    # this judge answers differently each time, so nothing is reused: only the new answer is judged
+    assert chat_calls(desk) == 4 + 3 + 2
+    output = evaluation_of(desk)
+    assert (output["missing"], output["polite"]["n"], output["polite"]["unscored"]) == (0, 4, 0)
+
+
+def evaluation_of(desk):
+    with open_store(desk.store) as store:
+        return json.loads(store.record(store.runs(limit=1)[0].id, "score", -1).output)
