@@ -117,5 +117,6 @@ def _first_error(store: Store, run: RunRow) -> dict[str, Any] | None:
             for record in store.records(run.id, step_id, rows=rows, statuses=("failed",)):
                 said = json.loads(record.error or b"{}")
                 row = record.row if record.row >= 0 else None
-                return {"step": step_id, "row": row, **{key: said.get(key) for key in ("type", "message")}}
+                message = str(said.get("message") or "").removeprefix(f"step {step_id!r}: ")
+                return {"step": step_id, "row": row, "type": said.get("type"), "message": message}
     return None

@@ -88,7 +88,8 @@ def _print_result(found: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        for name, value in (found["outputs"] or {}).items():
+        outputs = found["outputs"] if found["status"] == "ok" else None
+        for name, value in (outputs or {}).items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             print(f"{safe(name)}: {safe(text)}")
         for row in found["row_outputs"] or []:
