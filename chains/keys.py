@@ -197,6 +197,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
                 "early_stopping_patience",
                 "rehearsal",
                 "trains",
+                "beta",
                 "freeze",
                 "train_last",
                 "r",

@@ -24,6 +24,7 @@ from tasks.providers.weights import find_weights, starter_weights
 from tasks.publishing import finish_files, publish
 from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
 from tasks.training.card import Origin
+from tasks.training.job import CHOOSING
 
 LEARNING_RATES = {
     "scratch": 3e-4,
@@ -36,8 +37,9 @@ LEARNING_RATES = {
     "prompt_tuning": 1e-2,
     "p_tuning": 1e-2,
 }
+PREFERENCE_LEARNING_RATES = {"full": 1e-6, "lora": 1e-5}
 MOST_KEPT = 200
-DECIDING_LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
+DECIDING_LIBRARIES = ("torch", "transformers", "peft", "trl", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +182,9 @@ def _sha256(path: Path) -> str:
 def _parameters(step: FinetuneStep) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(Hyperparameters)]
     values = {name: getattr(step, name) for name in names}
-    what = step.trains if step.finetune == "instruction" else step.finetune
-    return {**values, "learning_rate": step.learning_rate or LEARNING_RATES[what]}
+    rates = PREFERENCE_LEARNING_RATES if step.finetune == "preference" else LEARNING_RATES
+    what = step.trains if step.finetune in CHOOSING else step.finetune
+    return {**values, "learning_rate": step.learning_rate or rates[what]}
 
 
 def _weights_key(

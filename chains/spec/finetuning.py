@@ -24,15 +24,18 @@ Method = Literal[
     "p_tuning",
     "ia3",
     "instruction",
+    "preference",
 ]
 
-_LORA = frozenset({"lora", "instruction"})
+_CHOOSING = frozenset({"instruction", "preference"})
+_LORA = _CHOOSING | {"lora"}
 _VIRTUAL = frozenset({"prefix", "prompt_tuning", "p_tuning"})
 ONLY_FOR: dict[str, frozenset[str]] = {
     "architecture": frozenset({"scratch"}),
     "freeze": frozenset({"transfer"}),
     "train_last": frozenset({"transfer"}),
-    "trains": frozenset({"instruction"}),
+    "trains": _CHOOSING,
+    "beta": frozenset({"preference"}),
     "r": _LORA,
     "lora_alpha": _LORA,
     "lora_dropout": _LORA,
@@ -51,7 +54,8 @@ class TrainingFiles(Part):
     """The files that a finetune step reads."""
 
     train: Template
-    """Training examples (JSONL: `messages`, `prompt`/`completion` or `text`)."""
+    """Training examples (JSONL: `messages`, `prompt`/`completion` or `text`; for `preference` `prompt`,
+    `chosen` and `rejected`)."""
     validation: Template | None = None
     """Examples for early stopping, and for the gap between training and validation loss."""
     general: Template | None = None
@@ -83,7 +87,7 @@ class FinetuneStep(StepBase):
     finetune: Method
     """The method: `scratch` (own tokenizer and weights), `full` (all weights of `base`), `transfer` (some
     layers frozen), `lora`, `adapter` (bottlenecks), `prefix`, `prompt_tuning`, `p_tuning`, `ia3`, or
-    `instruction` (chats under the base's own template, see `trains`)."""
+    `instruction` (chats under the base's own template, see `trains`), or `preference` (DPO)."""
     base: str | None = None
     """A name under `models:`, a hub id or a folder. Not for `scratch`."""
     data: TrainingFiles
@@ -96,7 +100,7 @@ class FinetuneStep(StepBase):
     """For `scratch`: the model's shape."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Default by what is trained: all weights 2e-5, frozen layers 1e-4, lora 2e-4, scratch 3e-4, adapter
-    1e-3, ia3 3e-3, virtual tokens 1e-2."""
+    1e-3, ia3 3e-3, virtual tokens 1e-2, preference 1e-6 (all weights) or 1e-5 (lora)."""
     num_train_epochs: float = Field(default=3.0, gt=0)
     """Passes over the training examples."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -134,7 +138,9 @@ class FinetuneStep(StepBase):
     rehearsal: float = Field(default=0.0, ge=0, le=0.9)
     """Share of `data.general` in what is trained on; half of that file is kept for measuring."""
     trains: Literal["full", "lora"] = "lora"
-    """For `instruction`: whether all weights are trained or a LoRA adapter."""
+    """For `instruction` and `preference`: whether all weights are trained or a LoRA adapter."""
+    beta: float = Field(default=0.1, gt=0)
+    """For `preference`: how near the model stays to its base (arXiv 2305.18290)."""
     freeze: list[str] = Field(default=[], max_length=100)
     """For `transfer`: names of layers that stay as they are, as they begin or as whole parts
     (`model.embed_tokens`, `layers.0`)."""

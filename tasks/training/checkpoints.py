@@ -34,7 +34,8 @@ def step_of(checkpoint: Path) -> int:
 
 def seal(checkpoint: Path) -> None:
     """Say that the checkpoint is whole."""
-    hashes = {path.name: _sha256(path) for path in sorted(checkpoint.iterdir()) if path.name != SEAL}
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL)
+    hashes = {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
     atomic_write(checkpoint / SEAL, json.dumps(hashes, indent=2).encode())
 
 

@@ -62,8 +62,12 @@ def load_examples(
     stop_ids: Sequence[int],
     max_length: int,
     chats_only: bool = False,
+    completion: str = "completion",
 ) -> list[Example]:
-    """Encode every row of a file. Rows that are too long fail all of it, before any training."""
+    """Encode every row of a file. Rows that are too long fail all of it, before any training.
+
+    `completion` is the key under which the rows have their answers: `chosen` and `rejected` in pairs.
+    """
     encoder = _Encoder(tokenizer, stop_ids)
     examples: list[Example] = []
     too_long: list[tuple[int, int]] = []
@@ -74,7 +78,7 @@ def load_examples(
                     "finetune: instruction learns from chats, and this row is none",
                     hint="Give 'messages', or 'prompt' and 'completion' as lists of messages.",
                 )
-            example = encoder.encode(row)
+            example = encoder.encode(row if completion == "completion" else _answered(row, completion))
         except InputInvalid as error:
             raise InputInvalid(f"{path}: line {number}: {error.message}", hint=error.hint) from error
         if len(example.input_ids) > max_length:
@@ -85,6 +89,15 @@ def load_examples(
     if not examples:
         raise InputInvalid(f"{path} holds no training examples.", hint="Check the step that wrote it.")
     return examples
+
+
+def _answered(row: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return one side of a pair as an example."""
+    if not {"prompt", "chosen", "rejected"} <= row.keys():
+        raise InputInvalid(
+            f"a pair needs 'prompt', 'chosen' and 'rejected'; this row has {sorted(row)!r:.200}"
+        )
+    return {"prompt": row["prompt"], "completion": row[key]}
 
 
 def _is_chat(row: dict[str, Any]) -> bool:

@@ -20,7 +20,9 @@ Method = Literal[
     "p_tuning",
     "ia3",
     "instruction",
+    "preference",
 ]
+CHOOSING = frozenset({"instruction", "preference"})
 ADAPTERS = frozenset({"lora", "adapter", "prefix", "prompt_tuning", "p_tuning", "ia3"})
 VIRTUAL_TOKENS = frozenset({"prefix", "prompt_tuning", "p_tuning"})
 
@@ -47,6 +49,7 @@ class Hyperparameters:
     early_stopping_patience: int | None = None
     rehearsal: float = 0.0
     trains: Literal["full", "lora"] = "lora"
+    beta: float = 0.1
     freeze: list[str] = field(default_factory=list)
     train_last: int | None = None
     r: int = 16
@@ -81,7 +84,7 @@ class TrainingJob:
     @property
     def trains(self) -> str:
         """What the weights are: a method that says how weights change, also where the method says more."""
-        return self.hyperparameters.trains if self.method == "instruction" else self.method
+        return self.hyperparameters.trains if self.method in CHOOSING else self.method
 
     @property
     def is_adapter(self) -> bool:

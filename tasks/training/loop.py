@@ -24,6 +24,7 @@ from tasks.training.fitting import VALIDATION_LOSS, gap_of, history_of, warnings
 from tasks.training.job import TrainingJob, TrainingResult
 from tasks.training.learner import Learner
 from tasks.training.methods import prepared, untrained
+from tasks.training.preference import forget_reference, preference_trainer
 from tasks.training.rank_allocation import rank_allocation
 from tasks.training.saving import check_moved, check_saved, save, snapshot
 from tasks.training.trainer import trainer_class
@@ -78,6 +79,7 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
             f"Training was stopped at step {trainer.state.global_step}.", hint="Its checkpoint is kept."
         )
     check_moved(learner.model, untouched)
+    forget_reference(learner.model)
     after = _measure(learner, general, watch, "what the model still knows")
     _save(job, learner, work, train[0])
     gap = gap_of(trainer.state.log_history)
@@ -124,7 +126,7 @@ def versions() -> dict[str, str]:
     """Return the versions of the libraries that decide the weights."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("torch", "transformers", "peft", "tokenizers")}
+    return {name: version(name) for name in ("torch", "transformers", "peft", "trl", "tokenizers")}
 
 
 def set_threads(job: TrainingJob, parameters: int) -> None:
@@ -148,19 +150,28 @@ def steps_of(job: TrainingJob, examples: int) -> int:
 def _examples(
     job: TrainingJob, learner: Learner
 ) -> tuple[list[Example], list[Example] | None, list[Example]]:
-    def load(path: str, *, chats_only: bool) -> list[Example]:
+    pairs = job.method == "preference"
+
+    def load(path: str, *, chats_only: bool, completion: str | None = None) -> list[Example]:
         return load_examples(
             path,
             learner.tokenizer,
             stop_ids=learner.stop_ids,
             max_length=job.hyperparameters.max_length,
             chats_only=chats_only,
+            completion=completion or "completion",
         )
 
+    if job.method == "preference":
+        # Of each pair both answers are checked; the better one stands for it where one is measured.
+        for part in filter(None, (job.train, job.validation)):
+            load(part, chats_only=False, completion="rejected")
     chats = job.method == "instruction"
     return (
-        load(job.train, chats_only=chats),
-        load(job.validation, chats_only=chats) if job.validation else None,
+        load(job.train, chats_only=chats, completion="chosen" if pairs else None),
+        load(job.validation, chats_only=chats, completion="chosen" if pairs else None)
+        if job.validation
+        else None,
         load(job.general, chats_only=False) if job.general else [],
     )
 
@@ -174,26 +185,37 @@ def _trainer(
     train: list[Example],
     validation: list[Example] | None,
 ) -> Trainer:
-    from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+    from transformers import Trainer, TrainingArguments
 
-    given = job.hyperparameters
+    watching = watcher(watch, guessing=math.log(len(learner.tokenizer)))
+    if job.method == "preference":
+        trainer = preference_trainer(job, learner, _arguments(job, work, validates=validation is not None))
+        trainer.add_callback(watching)
+        return _with_callbacks(trainer, job, learner, validates=validation is not None)
     lengths = [len(example.input_ids) for example in train]
     trainer = trainer_class(Trainer, lengths=lengths)(
         model=learner.model,
-        args=_arguments(job, work, validates=validation is not None),
+        args=TrainingArguments(**_arguments(job, work, validates=validation is not None)),
         train_dataset=train,
         # The training loss that validation is compared with is measured in the same mode, at the same step.
         eval_dataset=None
         if validation is None
         else {"validation": validation, "train": _sample(train, len(validation))},
         data_collator=PadToLongest(learner.tokenizer.pad_token_id),
-        callbacks=[watcher(watch, guessing=math.log(len(learner.tokenizer)))],
+        callbacks=[watching],
     )
+    return _with_callbacks(trainer, job, learner, validates=validation is not None)
+
+
+def _with_callbacks(trainer: Trainer, job: TrainingJob, learner: Learner, *, validates: bool) -> Trainer:
+    from transformers import EarlyStoppingCallback, PrinterCallback
+
     trainer.remove_callback(PrinterCallback)
     if (allocation := rank_allocation(learner.model)) is not None:
         trainer.add_callback(allocation)
-    if validation is not None and given.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(given.early_stopping_patience))
+    patience = job.hyperparameters.early_stopping_patience
+    if validates and patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(patience))
     return trainer
 
 
@@ -202,50 +224,49 @@ def _sample(train: list[Example], size: int) -> list[Example]:
     return train[:: max(len(train) // size, 1)][:size]
 
 
-def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> Any:
+def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> dict[str, Any]:
     import torch
-    from transformers import TrainingArguments
 
     given = job.hyperparameters
     # transformers' own "constant" passes over warmup_steps in silence.
     warms_up = given.lr_scheduler_type == "constant" and given.warmup_steps
     schedule = "constant_with_warmup" if warms_up else given.lr_scheduler_type
     stops_early = validates and given.early_stopping_patience is not None
-    return TrainingArguments(
-        output_dir=str(work / "checkpoints"),
-        use_cpu=not torch.cuda.is_available(),
-        seed=given.seed,
-        data_seed=given.seed,
-        num_train_epochs=given.num_train_epochs,
-        max_steps=given.max_steps or -1,
-        per_device_train_batch_size=given.per_device_train_batch_size,
-        per_device_eval_batch_size=given.per_device_train_batch_size,
-        gradient_accumulation_steps=given.gradient_accumulation_steps,
-        learning_rate=given.learning_rate,
-        warmup_steps=given.warmup_steps,
-        weight_decay=given.weight_decay,
-        max_grad_norm=given.max_grad_norm,
-        bf16=torch.cuda.is_available() if given.bf16 is None else given.bf16,
-        activation_checkpointing=given.gradient_checkpointing,
-        lr_scheduler_type=schedule,
-        eval_strategy="steps" if validates else "no",
-        eval_steps=given.eval_steps if validates else None,
-        save_strategy="steps",
+    return {
+        "output_dir": str(work / "checkpoints"),
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": given.seed,
+        "data_seed": given.seed,
+        "num_train_epochs": given.num_train_epochs,
+        "max_steps": given.max_steps or -1,
+        "per_device_train_batch_size": given.per_device_train_batch_size,
+        "per_device_eval_batch_size": given.per_device_train_batch_size,
+        "gradient_accumulation_steps": given.gradient_accumulation_steps,
+        "learning_rate": given.learning_rate,
+        "warmup_steps": given.warmup_steps,
+        "weight_decay": given.weight_decay,
+        "max_grad_norm": given.max_grad_norm,
+        "bf16": torch.cuda.is_available() if given.bf16 is None else given.bf16,
+        "activation_checkpointing": given.gradient_checkpointing,
+        "lr_scheduler_type": schedule,
+        "eval_strategy": "steps" if validates else "no",
+        "eval_steps": given.eval_steps if validates else None,
+        "save_strategy": "steps",
         # The best model can only be kept where a checkpoint is written at each evaluation.
-        save_steps=given.eval_steps if stops_early else given.save_steps,
-        save_total_limit=2,
-        load_best_model_at_end=stops_early,
-        metric_for_best_model=VALIDATION_LOSS if validates else None,
-        logging_steps=1,
+        "save_steps": given.eval_steps if stops_early else given.save_steps,
+        "save_total_limit": 2,
+        "load_best_model_at_end": stops_early,
+        "metric_for_best_model": VALIDATION_LOSS if validates else None,
+        "logging_steps": 1,
         # Without this a NaN is logged as the last good loss, and nobody sees it.
-        logging_nan_inf_filter=False,
-        include_num_input_tokens_seen="non_padding",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        log_level="error",
-    )
+        "logging_nan_inf_filter": False,
+        "include_num_input_tokens_seen": "non_padding",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "log_level": "error",
+    }
 
 
 def _last(trainer: Trainer, name: str, otherwise: float) -> float:

@@ -118,6 +118,7 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "max_forgetting": None,
         "rehearsal": None,
         "trains": None,
+        "beta": None,
         "freeze": None,
         "train_last": None,
         "num_virtual_tokens": None,
@@ -346,6 +347,7 @@ async def test_the_method_and_shape_of_a_training_change_its_key(store: Store, f
     [
         ("instruction", "trains", ["lora", "full"]),
         ("transfer", "freeze", [["embed"], ["norm"]]),
+        ("preference", "beta", [0.1, 0.2]),
         ("full", "max_forgetting", [0.1, 0.2]),
         ("full", "rehearsal", [0.0, 0.2]),
         ("transfer", "train_last", [1, 2]),

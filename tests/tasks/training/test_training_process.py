@@ -46,8 +46,10 @@ async def test_progress_is_told_and_a_finished_training_is_not_repeated(
     result = await train(scratch(), tmp_path / "work", told.append)
     assert result.steps == 6 and result.versions["torch"] == torch.__version__
     assert told[-1].step == told[-1].total == 6
-    assert told[-1].text.startswith("step 6/6, loss ")
-    assert told[-1].loss is not None and told[-1].learning_rate is not None
+    assert [one.step for one in told if one.milestone == "checkpoint"] == [2, 4, 6]
+    step = [one for one in told if one.milestone is None][-1]
+    assert step.text.startswith("step 6/6, loss ")
+    assert step.loss is not None and step.learning_rate is not None
     again: list[TrainingProgress] = []
     assert await train(scratch(), tmp_path / "work", again.append) == result
     assert again == []
