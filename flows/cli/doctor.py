@@ -48,6 +48,7 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
         _embedder(),
         _starter(),
         _prefect(),
+        *_pools(),
         _store(store or get_settings().store),
         _key("OPENAI_API_KEY"),
     ]
@@ -126,6 +127,35 @@ def _prefect() -> Finding:
     return Finding(
         "Prefect API", "note", "none is running: each run starts its own (5 to 20 s), or use --direct"
     )
+
+
+def _pools() -> list[Finding]:
+    """Say who serves each work pool: what is sent to one that nobody serves waits."""
+    import json
+    from http.client import HTTPException
+    from urllib.parse import quote
+
+    from flows.prefect_server import ask_api, find
+
+    found = []
+    try:
+        api = find()
+        url = f"{api.url}/work_pools" if api is not None else None
+        for pool in json.loads(ask_api(f"{url}/filter", {})) if url is not None else ():
+            name = pool["name"]
+            workers = json.loads(ask_api(f"{url}/{quote(name, safe='')}/workers/filter", {}))
+            online = sorted(worker["name"] for worker in workers if worker["status"] == "ONLINE")
+            found.append(_pool(name, online, paused=pool["is_paused"]))
+    except (HeadraceError, OSError, ValueError, KeyError, HTTPException):
+        return found  # `_prefect` says what is wrong with it
+    return found
+
+
+def _pool(name: str, workers: list[str], *, paused: bool) -> Finding:
+    if workers and not paused:
+        return Finding(f"pool {name}", "ok", f"served by {', '.join(workers)}")
+    why = "it is paused" if paused else f"no worker; start one: `headrace worker --pool {name}`"
+    return Finding(f"pool {name}", "note", f"what is sent there waits: {why}")
 
 
 def _store(location: str) -> Finding:

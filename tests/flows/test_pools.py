@@ -8,6 +8,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.cli import doctor
 from flows.pools import code_root, ensure_deployment, ensure_pool, pool_state, worker_environment
 from flows.sweep import sweep
 
@@ -57,3 +58,16 @@ def test_a_worker_finds_the_code_and_asks_for_work_each_second() -> None:
     assert environment["PREFECT_WORKER_QUERY_SECONDS"] == "1"
     root = code_root()
     assert root is None or str(root) in environment["PYTHONPATH"].split(os.pathsep)
+
+
+async def test_the_doctor_tells_who_serves_a_pool(
+    client, prefect_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_pool(client, "pools-served")
+    await ensure_pool(client, "pools-deserted")
+    await client.send_worker_heartbeat("pools-served", "one", heartbeat_interval_seconds=30)
+    monkeypatch.setenv("PREFECT_API_URL", prefect_url)
+    found = {finding.what: finding for finding in doctor._pools()}
+    assert found["pool pools-served"].state == "ok" and "one" in found["pool pools-served"].text
+    assert found["pool pools-deserted"].state == "note"
+    assert "headrace worker --pool pools-deserted" in found["pool pools-deserted"].text
