@@ -13,18 +13,23 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from chains.errors import EnvironmentLacks, GateNotMet, InputInvalid, Refused
 from chains.keys import canonical, key_of
 from chains.spec import FinetuneStep
 from chains.templates import evaluate, render_value
 from tasks.context import OnceJob, Progress, RowResult, StepContext
-from tasks.providers.weights import find_weights, starter_weights
+from tasks.providers.weights import Reach, find_weights, starter_weights
 from tasks.publishing import finish_files, publish
 from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
 from tasks.training.card import Origin
 from tasks.training.job import CHOOSING
+
+if TYPE_CHECKING:
+    from chains.loading import ChainFile
+    from chains.store import Store
+    from tasks.training.counting import Counts
 
 LEARNING_RATES = {
     "scratch": 3e-4,
@@ -54,7 +59,7 @@ class Base:
 async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     """Train what the step says, publish it, and return the model's name and how the training went."""
     step = cast(FinetuneStep, ctx.step)
-    base = _base(ctx, step)
+    base = base_of(step, ctx.step_id, ctx.chain_file, store=ctx.store, reach=ctx.providers.reach)
     files = _data_files(ctx, step, job)
     hashes = {part: _sha256(path) if path else None for part, path in files.items()}
     parameters = _parameters(step)
@@ -102,13 +107,34 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=result.tokens, cost_micro=0)
 
 
-def _base(ctx: StepContext, step: FinetuneStep) -> Base | None:
+def count_parameters(
+    step: FinetuneStep, step_id: str, chain_file: ChainFile, *, store: Store, reach: Reach
+) -> Counts:
+    """Count what the step would train and store; reads the base's configuration and none of its weights."""
+    from tasks.training.counting import count
+
+    base = base_of(step, step_id, chain_file, store=store, reach=reach)
+    return count(
+        TrainingJob(
+            method=step.finetune,
+            train="",
+            base=str(base.folder) if base else None,
+            architecture=step.architecture.model_dump() if base is None else {},
+            hyperparameters=Hyperparameters(**_parameters(step)),
+        )
+    )
+
+
+def base_of(
+    step: FinetuneStep, step_id: str, chain_file: ChainFile, *, store: Store, reach: Reach
+) -> Base | None:
+    """Find the model that a step starts from; None for a step that starts from nothing."""
     if step.base is None:
         return None
-    model = ctx.chain_file.chain.models.get(step.base)
+    model = chain_file.chain.models.get(step.base)
     if model is not None and model.provider == "openai":
         raise InputInvalid(
-            f"step {ctx.step_id!r}: base {step.base!r} is behind an endpoint, so it cannot be tuned here.",
+            f"step {step_id!r}: base {step.base!r} is behind an endpoint, so it cannot be tuned here.",
             hint="Name a model of provider local or starter.",
         )
     if model is not None and model.provider == "starter":
@@ -116,28 +142,23 @@ def _base(ctx: StepContext, step: FinetuneStep) -> Base | None:
     else:
         name = (model.model if model is not None else None) or step.base
         revision = model.revision if model is not None else None
-        name = _pinned(ctx, _beside_chain(ctx, str(name)))
-        weights = find_weights(name, revision=revision, store=ctx.store, reach=ctx.providers.reach)
+        beside = chain_file.folder / str(name)
+        name = _pinned(store, str(beside.resolve()) if beside.is_dir() else str(name))
+        weights = find_weights(name, revision=revision, store=store, reach=reach)
         described = {"provider": "local", "model": name, **({"revision": revision} if revision else {})}
     if weights.base is not None:
         raise InputInvalid(
-            f"step {ctx.step_id!r}: base {step.base!r} is an adapter.",
+            f"step {step_id!r}: base {step.base!r} is an adapter.",
             hint="Train on the model that it was made for.",
         )
     return Base(weights.folder, described, weights.sha256)
 
 
-def _beside_chain(ctx: StepContext, name: str) -> str:
-    """Turn a folder that is named from the chain's folder into a whole path."""
-    folder = ctx.chain_file.folder / name
-    return str(folder.resolve()) if folder.is_dir() else name
-
-
-def _pinned(ctx: StepContext, name: str) -> str:
+def _pinned(store: Store, name: str) -> str:
     """Turn `models:NAME@latest` into the version that it means now: an adapter fits no other one."""
     if not name.startswith("models:") or not (name.endswith("@latest") or "@" not in name):
         return name
-    row = ctx.store.model(name.removeprefix("models:").split("@")[0])
+    row = store.model(name.removeprefix("models:").split("@")[0])
     return f"models:{row.name}@{row.version}" if row else name
 
 

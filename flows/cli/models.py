@@ -6,13 +6,14 @@ Knows nothing of training. A promotion or rollback moves `@latest` and nothing e
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chains.clock import iso
 from chains.errors import InputInvalid
-from flows.cli.options import JsonOption, StoreOption
+from flows.cli.options import ChainArgument, JsonOption, StoreOption
 from flows.cli.read import reading
 from flows.cli.text import moment, print_json, table
 
@@ -58,6 +59,38 @@ def lineage(model: VersionArgument, store: StoreOption = None, as_json: JsonOpti
             if sha256:
                 print(f"  data  {part} {sha256[:12]}")
         print(f"  base  {one['base']}")
+
+
+@app.command()
+def parameters(chain: ChainArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Count what the finetune steps of a chain would train and store, without training."""
+    from chains.loading import find_chain, load
+    from chains.settings import get_settings
+    from chains.spec import FinetuneStep
+    from chains.store import open_store
+    from tasks.finetune import count_parameters
+    from tasks.providers.weights import Reach
+
+    settings = get_settings()
+    chain_file = load(find_chain(chain), settings=settings)
+    reach = Reach(chain_file.folder, read_outside=settings.read_outside)
+    with open_store(store or settings.store) as opened:
+        found = [
+            {"step": name, "method": step.finetune}
+            | asdict(count_parameters(step, name, chain_file, store=opened, reach=reach))
+            for name, step in chain_file.chain.steps.items()
+            if isinstance(step, FinetuneStep)
+        ]
+    if as_json:
+        print_json(found)
+    elif not found:
+        print("The chain has no finetune step.")
+    else:
+        lines = [
+            {key: f"{value:,}" if isinstance(value, int) else value for key, value in one.items()}
+            for one in found
+        ]
+        print(table(lines, right=frozenset({"total", "trained", "stored"})))
 
 
 @app.command()
@@ -137,6 +170,10 @@ def _base(base: str | None) -> dict[str, Any]:
     except ValueError:
         return {"model": base}
     return found if isinstance(found, dict) else {"model": str(found)}
+
+
+def _thousands(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _number(value: Any) -> str:

@@ -22,7 +22,10 @@ def with_adapter(job: TrainingJob, learner: Learner, *, total_steps: int) -> Lea
 
     config = _config(job, learner.model, total_steps)
     try:
-        return Learner(get_peft_model(learner.model, config), learner.tokenizer, learner.stop_ids)
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5 for a property under its old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return Learner(get_peft_model(learner.model, config), learner.tokenizer, learner.stop_ids)
     except (ValueError, TypeError) as error:
         raise InputInvalid(
             f"finetune: {job.method} does not fit the base model {job.base!r} "

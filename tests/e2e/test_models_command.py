@@ -94,3 +94,17 @@ def test_lineage_goes_back_to_a_base_that_was_not_made_here(store: str) -> None:
 def test_what_is_not_there_is_named(store: str, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputInvalid, match=message):
         headrace(*arguments, "--store", store)
+
+
+def test_parameters_are_counted_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "chain.yaml").write_text(
+        "chain: c\nmodels: {small: {provider: starter}}\nsteps:\n"
+        "  tune: {finetune: ia3, base: small, data: {train: train.jsonl}}\n"
+        "  tiny: {finetune: scratch, data: {train: train.jsonl}}\n"
+    )
+    asked = ("parameters", str(tmp_path / "chain.yaml"), "--store", str(tmp_path / "store"))
+    found = {one["step"]: one for one in json.loads(headrace(*asked, "--json"))}
+    assert found["tune"]["trained"] == found["tune"]["stored"] == 4 * (2 * 64 + 256)
+    assert found["tiny"]["trained"] == found["tiny"]["total"] == found["tiny"]["stored"]
+    assert "1,536" in headrace(*asked)
