@@ -86,10 +86,7 @@ def parameters(chain: ChainArgument, store: StoreOption = None, as_json: JsonOpt
     elif not found:
         print("The chain has no finetune step.")
     else:
-        lines = [
-            {key: f"{value:,}" if isinstance(value, int) else value for key, value in one.items()}
-            for one in found
-        ]
+        lines = [{key: _thousands(value) for key, value in one.items()} for one in found]
         print(table(lines, right=frozenset({"total", "trained", "stored"})))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -81,6 +82,30 @@ async def test_after_a_kill_training_goes_on_and_ends_with_the_same_weights(
     assert resumed.resumed_from_step is not None and 20 <= resumed.resumed_from_step < 400
     whole, killed = (load_file(path / "model" / "model.safetensors") for path in (tmp_path / "whole", work))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+@pytest.mark.timeout(400)
+async def test_killed_at_five_random_steps_a_training_ends_with_the_metrics_of_one_that_was_not(
+    scratch: Order, colours: Path, tmp_path: Path
+) -> None:
+    job = scratch(max_steps=120, save_steps=7, eval_steps=20, validation=colours)
+    whole = await train(job, tmp_path / "whole")
+    work = tmp_path / "killed"
+    kills = sorted(random.Random(5).sample(range(5, 110), 5))
+    for step in kills:
+        seen = [0]
+        running = asyncio.create_task(train(job, work, lambda now, seen=seen: seen.append(now.step)))
+        await until(lambda step=step, seen=seen, running=running: max(seen) >= step or running.done())
+        for child in children():
+            os.kill(child, signal.SIGKILL)
+        with pytest.raises(StepFailed, match="ended with code -9"):
+            await running
+    ended = await train(job, work)
+    assert ended.resumed_from_step is not None and ended.resumed_from_step > 0
+    for name in ("steps", "train_loss", "validation_loss", "gap", "gap_opened_at_step", "tokens", "history"):
+        assert getattr(ended, name) == getattr(whole, name), name
+    one, two = (load_file(path / "model" / "model.safetensors") for path in (tmp_path / "whole", work))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 async def test_cancelling_stops_the_child_and_keeps_a_checkpoint(scratch: Order, tmp_path: Path) -> None:
