@@ -4,7 +4,7 @@ Owns how a run maps onto Prefect: one flow run, one task run per (step, shard), 
 and names. Only ids and counts pass through Prefect; payloads stay in the store.
 """
 
-from __future__ import annotations
+# No postponed annotations: a runner loads this file by its path, where Prefect finds no names for them.
 
 import copy
 from collections.abc import Coroutine, Iterator

@@ -4,7 +4,7 @@ Prefect never learns of a flow process that was killed with -9: its flow run sta
 run in the store tells. `python -m flows.sweep` serves the flow on a schedule.
 """
 
-from __future__ import annotations
+# No postponed annotations: a runner loads this file by its path, where Prefect finds no names for them.
 
 import argparse
 
