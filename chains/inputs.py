@@ -107,7 +107,21 @@ def _typed(spec: Input, value: Any) -> Any:
             right = isinstance(value, dict)
     if not right:
         raise WrongValue(f"must be of type {spec.type}, not {shown(value)}.")
+    if (number := _not_finite(value)) is not None:
+        raise WrongValue(f"must hold numbers that JSON has, not {number}.")
     return value
+
+
+def _not_finite(value: Any) -> float | None:
+    """Return an infinite number, or one that is none, from anywhere inside a list or an object."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, float) and not math.isfinite(part):
+            return part
+        if isinstance(part, list | dict):
+            left.extend(part.values() if isinstance(part, dict) else part)
+    return None
 
 
 def _check(spec: Input, value: Any) -> None:

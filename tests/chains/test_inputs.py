@@ -116,6 +116,8 @@ def test_an_empty_text_is_no_value_except_for_a_string() -> None:
         (Input(type="integer", enum=[1, 2]), 3, r"one of 1, 2, not 3\.$"),
         (Input(type="number", maximum=5), 10**400, "at most 5"),
         (Input(type="boolean", enum=[True]), False, "one of True"),
+        (Input(type="array"), [1, {"a": [float("inf")]}], "not inf"),
+        (Input(type="object"), {"a": float("nan")}, "not nan"),
         (Input(), 3, "type string"),
         (Input(type="integer"), "3", "type integer"),
     ],
