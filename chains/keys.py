@@ -185,6 +185,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
                 "max_steps",
                 "per_device_train_batch_size",
                 "gradient_accumulation_steps",
+                "packing",
                 "gradient_checkpointing",
                 "bf16",
                 "warmup_steps",

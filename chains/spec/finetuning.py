@@ -109,6 +109,9 @@ class FinetuneStep(StepBase):
     """Examples per forward pass."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Forward passes per optimizer step."""
+    packing: bool = False
+    """Put several short examples into one row of up to `max_length` tokens, without their seeing each other.
+    Not with virtual tokens, nor for `preference`."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, a third more time. Not with virtual
     tokens."""
@@ -193,4 +196,6 @@ class FinetuneStep(StepBase):
             raise ValueError("finetune: transfer needs 'freeze' or 'train_last'")
         if self.finetune in _VIRTUAL and self.gradient_checkpointing:
             raise ValueError("gradient_checkpointing does not work with virtual tokens")
+        if self.packing and self.finetune in _VIRTUAL | {"preference"}:
+            raise ValueError(f"packing does not work with finetune: {self.finetune}")
         return self

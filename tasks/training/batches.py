@@ -74,4 +74,52 @@ class PadToLongest:
             batch["input_ids"][row, :length] = torch.from_numpy(example.input_ids)
             batch["attention_mask"][row, :length] = 1
             batch["labels"][row, :length] = torch.from_numpy(example.labels)
+        if any(example.positions is not None for example in examples):
+            return _apart(batch, examples)
         return batch
+
+
+def packed(examples: Sequence[Example], *, max_length: int) -> list[Example]:
+    """Put examples into rows of at most `max_length` tokens: the longest first, each where it fits."""
+    import numpy as np
+
+    rows: list[tuple[int, list[Example]]] = []
+    for example in sorted(examples, key=lambda one: -len(one.input_ids)):
+        size = len(example.input_ids)
+        at = next((at for at, (used, _) in enumerate(rows) if used + size <= max_length), len(rows))
+        used, held = rows[at] if at < len(rows) else (0, [])
+        rows[at : at + 1] = [(used + size, [*held, example])]
+    return [
+        Example(
+            np.concatenate([one.input_ids for one in held]),
+            np.concatenate([_from_second(one.labels) for one in held]),
+            np.concatenate([np.arange(len(one.input_ids)) for one in held]),
+        )
+        for _, held in rows
+    ]
+
+
+def _from_second(labels: Any) -> Any:
+    """Mask the first label: nothing of the same example predicts it, but the example before would."""
+    masked = labels.copy()
+    masked[0] = MASKED
+    return masked
+
+
+def _apart(batch: dict[str, Any], examples: list[Example]) -> dict[str, Any]:
+    """Give positions in place of a mask: the model keeps examples apart where positions begin anew."""
+    import torch
+
+    positions = torch.arange(batch["input_ids"].shape[1]).repeat(len(examples), 1)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        if example.positions is not None:
+            positions[row, :length] = torch.from_numpy(example.positions)
+        positions[row, length:] = torch.arange(positions.shape[1] - length)
+    # With a cache the model would not look at positions, and the examples would see each other.
+    return {
+        "input_ids": batch["input_ids"],
+        "labels": batch["labels"],
+        "position_ids": positions,
+        "use_cache": False,
+    }

@@ -24,10 +24,14 @@ SHOWN_ROWS = 5
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of one row; `labels` repeat the ids that are trained and are -100 elsewhere."""
+    """Token ids of one row; `labels` repeat the ids that are trained and are -100 elsewhere.
+
+    `positions` begin at 0 anew for each example that is packed into the row; None for a row of one.
+    """
 
     input_ids: np.ndarray
     labels: np.ndarray
+    positions: np.ndarray | None = None
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:

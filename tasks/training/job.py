@@ -36,6 +36,7 @@ class Hyperparameters:
     max_steps: int | None = None
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
+    packing: bool = False
     gradient_checkpointing: bool = False
     bf16: bool | None = None
     warmup_steps: int = 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from chains.errors import Cancelled
 from tasks.training import forgetting
-from tasks.training.batches import PadToLongest
+from tasks.training.batches import PadToLongest, packed
 from tasks.training.checkpoints import newest_whole, step_of
 from tasks.training.examples import Example, load_examples
 from tasks.training.fitting import VALIDATION_LOSS, gap_of, history_of, warnings_of
@@ -61,6 +61,8 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
         share, seed = job.hyperparameters.rehearsal, job.hyperparameters.seed
         again, general = forgetting.cut(general, rehearses=True, seed=seed)
         train = forgetting.rehearsed(train, again, share=share, seed=seed)
+    if job.hyperparameters.packing:
+        train = packed(train, max_length=job.hyperparameters.max_length)
     before = _measure(learner, general, watch, "what the base knows")
     learner = prepared(job, learner, total_steps=steps_of(job, len(train)))
     total, trained = learner.parameters()

@@ -99,6 +99,7 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "max_steps": 7,
         "per_device_train_batch_size": 3,
         "gradient_accumulation_steps": 2,
+        "packing": True,
         "gradient_checkpointing": True,
         "bf16": True,
         "warmup_steps": 5,
