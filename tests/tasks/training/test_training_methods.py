@@ -271,3 +271,13 @@ def test_bottlenecks_find_their_places_in_other_architectures() -> None:
 
 def test_every_method_has_a_case() -> None:
     assert set(get_args(Method)) == {method for method, _, _ in CASES.values()} | {"scratch", "preference"}
+
+
+@pytest.mark.parametrize("case", ["full", "lora", "adapter, houlsby", "ia3"])
+def test_recomputed_activations_give_the_same_weights(case: str, letters: Path, tmp_path: Path) -> None:
+    for name in (False, True):
+        trained(order(case, letters, max_steps=3, gradient_checkpointing=name), tmp_path / str(name))
+    one, two = (
+        load_file(next((tmp_path / name / "model").glob("*.safetensors"))) for name in ("False", "True")
+    )
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
