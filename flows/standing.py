@@ -89,19 +89,20 @@ class Standing:
 
     def start_worker(self, pool: str, *, limit: int) -> None:
         """Serve a pool with a process worker that runs `limit` flow runs at once."""
+        command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
+        self._start(pool, ["-m", *command])
+
+    def start_part_worker(self, pool: str) -> None:
+        """Serve a pool with `headrace worker`, which does its parts one by one and keeps models loaded."""
+        self._start(pool, ["-c", "from flows.cli import main; main()", "worker", "--pool", pool])
+
+    def _start(self, pool: str, arguments: Sequence[str]) -> None:
         from flows.pools import worker_environment
 
         name = f"{pool}-{socket.gethostname()}-{os.getpid()}"
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+        command = [sys.executable, *arguments, "--name", name]
         environment = os.environ | worker_environment() | {"HEADRACE_STORE": self.store}
-        self.workers.append(
-            Child(
-                pool,
-                [*command, "--name", name, "--limit", str(limit)],
-                environment=environment,
-                tell=self.tell,
-            )
-        )
+        self.workers.append(Child(pool, command, environment=environment, tell=self.tell))
 
     def ended(self) -> Child | None:
         """Return a child that has ended although nobody asked it to."""

@@ -78,7 +78,7 @@ def _bring_up(
         deployed, gone = asyncio.run(register(files, folder, pools=pools, gpu_limit=1))
     standing.start_worker(CPU_POOL, limit=limit)
     if devices:
-        standing.start_worker(GPU_POOL, limit=1)
+        standing.start_part_worker(GPU_POOL)
     _print_addresses(standing, deployed, gone, devices)
 
 

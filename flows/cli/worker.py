@@ -27,12 +27,13 @@ def worker(
     from tasks.providers.resident import keep as keep_loaded
 
     api_there()
-    keep_loaded(keep)
 
     def say(text: str) -> None:
         # Not `print`: inside a flow run Prefect takes that for its logs.
         sys.stderr.write(f"{safe(text)}\n")
         sys.stderr.flush()
+
+    keep_loaded(keep, say)
 
     from flows.part_worker import serve_parts
 

@@ -292,6 +292,7 @@ class LocalProvider:
                 lambda: load_chat_model(
                     self._weights, name=self.name, dtype=self._dtype, device=self._device
                 ),
+                name=self.name,
             )
         return self._loaded
 
@@ -308,6 +309,7 @@ class LocalProvider:
             self._loaded = resident(
                 self._residence("embed"),
                 lambda: load_embedder(self._weights, name=self.name, dtype=self._dtype, device=self._device),
+                name=self.name,
             )
         return self._loaded
 

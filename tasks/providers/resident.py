@@ -17,21 +17,29 @@ _lock = Lock()
 _most = 0
 
 
-def keep(number: int) -> None:
-    """Let the models that were used last stay loaded, up to this number."""
-    global _most
-    _most = number
+def _silent(_: str) -> None:
+    """Tell nobody."""
+
+
+_say: Callable[[str], None] = _silent
+
+
+def keep(number: int, say: Callable[[str], None] = _silent) -> None:
+    """Let the models that were used last stay loaded, up to this number; `say` hears of each new one."""
+    global _most, _say
+    _most, _say = number, say
     _let_go()
 
 
-def resident(key: Hashable, load: Callable[[], Loaded]) -> Loaded:
-    """Return the model of this key: the one that stayed, else one that is loaded now."""
+def resident(key: Hashable, load: Callable[[], Loaded], *, name: str) -> Loaded:
+    """Return the model of this key: the one that stayed, else one that is loaded now under its `name`."""
     with _lock:  # two runs of one process load no model twice
         if key in _kept:
             _kept.move_to_end(key)
             found: Loaded = _kept[key]
             return found
         loaded = load()
+        _say(f"model {name!r} loaded")
         _kept[key] = loaded
         _let_go()
         return loaded

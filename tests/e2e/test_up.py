@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers.headrace_up import Up, until
+from servers.headrace_up import CHAIN, Up, until
 from servers.prefect_api import ask
+
+from chains.store import open_store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -48,6 +50,29 @@ def test_one_command_runs_chains_and_ctrl_c_takes_all_of_it_down(start: Callable
     assert "All is down." in up.log.read_text()
     assert up.left() == []
     assert sorted(run["status"] for run in up.runs()) == ["cancelled", "ok"]
+
+
+def test_the_gpu_pool_is_served_by_a_worker_that_does_parts_in_its_own_process(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    (tmp_path / "chains").mkdir()
+    routed = CHAIN.replace("chain: shout", "chain: routed").replace("{python:", "{pool: gpu, python:")
+    (tmp_path / "chains/routed.yaml").write_text(routed)
+    up = start("--gpu")
+    up.stands()
+    until(lambda: "serves pool 'gpu'" in up.log.read_text())
+    flow_run = up.start_run("hello", "routed")
+    until(lambda: up.state(flow_run) == "COMPLETED")
+    with open_store(tmp_path / "store") as store:
+        (record,) = store.records(store.runs()[0].id)
+    assert record.worker is not None and record.worker.startswith("gpu-")
+    assert "gpu    | routed · reply · row 0: Completed" in up.log.read_text()
+    up.start_run("wait", "routed")
+    until(lambda: up.log.read_text().count("gpu    | routed · reply · row 0 …") == 2)
+    until(lambda: [run for run in up.runs() if run["status"] == "running"])
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(timeout=90) == 0, up.log.read_text()
+    assert up.left() == []
 
 
 def test_a_second_ctrl_c_ends_everything_at_once(start: Callable[..., Up]) -> None:

@@ -67,8 +67,8 @@ class Up:
         until(lambda: "' started!" in self.log.read_text() or self.process.poll() is not None)
         assert self.process.poll() is None, self.log.read_text()
 
-    def start_run(self, ticket: str) -> str:
-        with urllib.request.urlopen(f"{self.url}/deployments/name/run-chain/shout", timeout=20) as reply:
+    def start_run(self, ticket: str, chain: str = "shout") -> str:
+        with urllib.request.urlopen(f"{self.url}/deployments/name/run-chain/{chain}", timeout=20) as reply:
             id_ = json.loads(reply.read())["id"]
         path = f"deployments/{id_}/create_flow_run"
         return ask(self.url, path, {"parameters": {"ticket": ticket}})["id"]
