@@ -57,6 +57,10 @@ class Settings(BaseModel):
     """Rows of one part of a run that another process does. Left out: by the number of rows and of workers."""
     pool_wait: float = Field(default=900.0, gt=0)
     """Seconds that a run waits for a work pool that no worker serves."""
+    task_runner: str | None = Field(default=None, pattern=r"^(dask|ray)(:([1-9][0-9]*|[a-z]+://\S+))?$")
+    """Where the rows of a run are done: `dask` or `ray` for worker processes on this machine that last as
+    long as the run, one for each core (`dask:4`: four), `dask:tcp://HOST:8786` or `ray:ray://HOST:10001` for
+    a cluster that is there. Left out: in the process of the run."""
     max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """Longest response body, decoded, that is read from an endpoint."""
     prices: str | None = Field(default=None, min_length=1)

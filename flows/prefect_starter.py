@@ -25,7 +25,7 @@ class RowsFailed(StepFailed):
     """Some rows of a shard failed; the rows that did not are in the store."""
 
 
-def _is_infrastructure(_task: Any, _run: Any, state: Any) -> bool:
+def is_infrastructure(_task: Any, _run: Any, state: Any) -> bool:
     """Let Prefect retry what the store or the machine did, never rows whose attempts are used up."""
     return not isinstance(state.data, RowsFailed)
 
@@ -60,7 +60,7 @@ class PrefectStarter:
             task_run_name=unit.title,
             retries=1,
             retry_delay_seconds=1,
-            retry_condition_fn=_is_infrastructure,
+            retry_condition_fn=is_infrastructure,
             cache_policy=NO_CACHE,
             persist_result=False,
         )

@@ -23,8 +23,8 @@ from chains.errors import EnvironmentLacks
 from chains.settings import get_settings
 from chains.store import Store, open_store
 from flows.closing import close_unfinished, until_free
+from flows.elsewhere import open_elsewhere
 from flows.executor import execute
-from flows.parts.sending import open_sender
 from flows.prefect_client import shared_clients
 from flows.prefect_server import without_password
 from flows.prefect_starter import PrefectStarter, RowsFailed
@@ -135,7 +135,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
         note_flow_run(prepared, flow_run_id)
         starter = PrefectStarter(prepared)
         starter.aside(_describe_flow_run(flow_run_id, prepared))
-        result = await execute(prepared, starter, report, await open_sender(prepared))
+        result = await execute(prepared, starter, report, await open_elsewhere(prepared))
     except BaseException as error:
         close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
         raise

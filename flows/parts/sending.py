@@ -27,6 +27,7 @@ from prefect.states import Cancelled, Crashed
 
 from chains.errors import EnvironmentLacks, StepFailed
 from chains.plan import pool_of
+from flows.parts.counting import RowCounting
 from flows.parts.grouping import PARTS_PER_WORKER, Group, cut_rows, group_steps
 from flows.parts.part import Part, PartEnd
 from flows.parts.waiting import Ending, Sent, Silence, judge
@@ -36,7 +37,6 @@ from flows.progress import Report
 from flows.run_part import OVER_BUDGET, run_part
 from flows.stopping import Stop
 from tasks.context import Progress
-from tasks.rows import ShardCounts
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ COUNT_S = 2.0
 """How often the rows that they have done are counted."""
 POOLS_S = 5.0
 """How often it is asked who serves a pool that has not picked up its parts."""
-_STATUSES = ("ok", "failed", "blocked", "skipped", "cancelled")
 
 
 async def open_sender(run: PreparedRun) -> PartSender | None:
@@ -111,7 +110,7 @@ class PartSender:
         self._stack = AsyncExitStack()
         self._client: PrefectClient | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._counted: dict[str, dict[str, int]] = {}
+        self._counting = RowCounting(run, [step for group in groups for step in group.steps])
         self._counted_at = 0.0
         self._stop = Stop()
         self._report: Report = lambda _: None
@@ -194,13 +193,8 @@ class PartSender:
                 f"the part {part.title} failed on pool {pool!r}: {ending.message}",
                 hint=f"When it is put right, `headrace resume {part.run_id}` goes on.",
             )
-        found = await asyncio.to_thread(self._run.store.counts, part.run_id, part.span)
+        counts = await self._counting.of_part(part)
         await self._count()
-        counts = {}
-        for step in part.steps:
-            numbers = found.get(step, {})
-            counts[step] = ShardCounts(reused=numbers.get("reused", 0))
-            counts[step].statuses.update({name: numbers[name] for name in _STATUSES if numbers.get(name)})
         return PartEnd(counts, over, cancelled=ending.kind == "cancelled")
 
     async def _watch(self) -> None:
@@ -280,21 +274,8 @@ class PartSender:
                     sent.fail(error)
 
     async def _count(self) -> None:
-        """Report the rows that have ended since the last time, as if they had been run here."""
         self._counted_at = self._run.clock.monotonic()
-        found = await asyncio.to_thread(self._run.store.counts, self._run.run_id)
-        for step in (step for group in self.groups for step in group.steps):
-            now = found.get(step, {})
-            # What had failed before this process began with the run is run again, and counts when it ends.
-            start = {} if self._counted or not self._run.resumed else _failed(now)
-            before = self._counted.get(step, start)
-            self._counted[step] = now
-            grown = {name: max(now.get(name, 0) - before.get(name, 0), 0) for name in now | before}
-            for status in _STATUSES[:-1]:
-                for _ in range(grown.get(status, 0)):
-                    self._report(_row(step, status, grown))
-                    grown |= dict.fromkeys(("tokens_in", "tokens_out", "cost_micro", "cost_unknown"), 0)
-                    grown["reused"] = grown.get("reused", 0) - 1
+        await self._counting.report_to(self._report)
 
     async def _leases(self) -> dict[str, Any]:
         return await asyncio.to_thread(self._run.store.part_leases, self._run.run_id)
@@ -316,20 +297,3 @@ class PartSender:
             self._client = client
             await self._stack.enter_async_context(client)
         return self._client
-
-
-def _failed(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name: counts.get(name, 0) for name in ("failed", "blocked")}
-
-
-def _row(step: str, status: str, grown: Mapping[str, int]) -> Progress:
-    """Return the report of one row; the first of several carries what all of them have used."""
-    return Progress(
-        step,
-        "row",
-        status=status,
-        reused=status == "ok" and grown.get("reused", 0) > 0,
-        tokens_in=grown.get("tokens_in", 0),
-        tokens_out=grown.get("tokens_out", 0),
-        cost_micro=None if grown.get("cost_unknown") else grown.get("cost_micro", 0),
-    )
