@@ -22,6 +22,7 @@ from servers.s3_server import s3_server
 from chains import failpoints
 from chains.errors import StoreVersion
 from chains.store import Store, open_store
+from chains.store.migrations import MIGRATIONS
 
 SCRIPT = Path(__file__).with_name("store_golden.py")
 ROOT = Path(failpoints.__file__).parents[1]
@@ -187,7 +188,7 @@ def test_a_killed_upgrade_leaves_the_old_schema_or_the_new_one(tmp_path, finishe
     connection = sqlite3.connect(path / "headrace.db")
     assert connection.execute("SELECT note FROM runs").fetchall() == [("golden",)]
     connection.close()
-    before = sqlite3.connect(path / "headrace.before-3.db")
+    before = sqlite3.connect(path / f"headrace.before-{len(MIGRATIONS) + 1}.db")
     assert "note" not in {row[1] for row in before.execute("PRAGMA table_info(runs)")}
     assert before.execute("SELECT count(*) FROM records").fetchone() == (12,)
     before.close()

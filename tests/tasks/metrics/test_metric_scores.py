@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from chains.spec import MetricName
 from tasks.metrics import METRICS, Pair
 from tasks.metrics.text import canonical_text, contains, exact_match, normalise_answer, token_f1
+from tasks.scoring import spent
 
 LABELS = st.sampled_from(["refund", "delivery", "question", "other"])
 ROWS = st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=60)
@@ -21,7 +22,8 @@ def pairs_of(rows):
 
 
 def test_there_is_a_metric_for_every_name_that_a_chain_may_say():
-    assert set(METRICS) == set(typing.get_args(MetricName))
+    # What is embedded or spent is scored beside the pairs of prediction and reference.
+    assert {*METRICS, *spent.NAMES, "similarity"} == set(typing.get_args(MetricName))
 
 
 @given(ROWS)
