@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from chains.clock import Clock
@@ -18,10 +18,15 @@ from flows.lease import LEASE_S, take_over
 from flows.resuming import is_dead
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
     from chains.store import RunRow, Store
     from flows.prepared import PreparedRun
 
 _LOG = logging.getLogger(__name__)
+
+PART_OF = "part-of:"
+"""How the tag of a part's flow run begins; the run's id follows."""
 
 RECENT = 200
 """Newest runs that are looked at beside those whose lease has passed."""
@@ -97,6 +102,37 @@ async def crash_flow_runs(runs: Mapping[str, str]) -> list[str]:
                 await client.set_flow_run_state(flow_run.id, Crashed(message=reason), force=True)
                 changed.append(flow_run_id)
     return changed
+
+
+async def crash_parts(run_ids: Collection[str]) -> int:
+    """Give the parts of these runs that Prefect still waits for the state Crashed; return how many.
+
+    The caller knows that nobody waits for them any more: their runs are closed, or were taken over. Until
+    then a part whose worker was killed keeps the place that it had in its pool.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        FlowRunFilterTags,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    if not run_ids:
+        return 0
+    unended = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    wanted = FlowRunFilter(
+        tags=FlowRunFilterTags(any_=[f"{PART_OF}{run_id}" for run_id in run_ids]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unended)),
+    )
+    async with get_client() as client:
+        left = await client.read_flow_runs(flow_run_filter=wanted)
+        for flow_run in left:
+            state: State[Any] = Crashed(message="its run has ended or goes on elsewhere")
+            await client.set_flow_run_state(flow_run.id, state, force=True)
+    return len(left)
 
 
 def with_flow_runs(runs: Sequence[RunRow]) -> dict[str, str]:

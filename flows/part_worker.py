@@ -18,7 +18,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import Abort, ObjectNotFound, PrefectException
+from prefect.exceptions import Abort, ObjectNotFound, PrefectException, PrefectSignal
 from prefect.flow_engine import run_flow_async
 from prefect.states import Crashed, Pending
 from prefect.utilities.engine import propose_state
@@ -91,7 +91,11 @@ async def _do(client: PrefectClient, flow_run: FlowRun) -> State[Any]:
             stopped: State[Any] = Crashed(message="its worker was stopped")
             await client.set_flow_run_state(flow_run.id, stopped, force=True)
         raise
-    return working.result()
+    try:
+        return working.result()
+    except (httpx.HTTPError, PrefectException, PrefectSignal) as error:
+        # What the part did is in the store; who waits for it reads its lease.
+        return Crashed(message=f"Prefect did not take its state: {error}")
 
 
 def _run(flow_run: FlowRun) -> State[Any]:

@@ -13,13 +13,13 @@ from prefect import flow, get_run_logger
 from chains.clock import Clock
 from chains.settings import get_settings
 from chains.store import open_store
-from flows.closing import RECENT, close_lost_runs, crash_flow_runs, with_flow_runs
+from flows.closing import RECENT, close_lost_runs, crash_flow_runs, crash_parts, with_flow_runs
 from flows.store_parameter import StoreParameter, refuse_password
 
 
 @flow(name="sweep", retries=0, persist_result=False)
 async def sweep(store: StoreParameter = None) -> list[str]:
-    """Close lost runs and crash their flow runs; return the ids of the runs that were closed."""
+    """Close lost runs, crash their flow runs and those of their parts, and return the ids of the runs."""
     refuse_password(store)
     with open_store(store or get_settings().store) as opened:
         lost = close_lost_runs(opened, Clock())
@@ -27,6 +27,7 @@ async def sweep(store: StoreParameter = None) -> list[str]:
         recent = opened.runs(limit=RECENT, payloads=False)
     closed = [run for run in recent if run.status in ("interrupted", "cancelled")]
     crashed = await crash_flow_runs(with_flow_runs([*closed, *lost]))
+    await crash_parts([run.id for run in [*closed, *lost]])
     logger = get_run_logger()
     for run in lost:
         logger.warning("run %s was lost; `headrace resume %s` finishes it", run.id, run.id)

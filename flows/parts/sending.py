@@ -27,6 +27,7 @@ from prefect.states import Cancelled, Crashed
 
 from chains.errors import EnvironmentLacks, StepFailed
 from chains.plan import pool_of
+from flows.closing import PART_OF, crash_parts
 from flows.parts.counting import RowCounting
 from flows.parts.grouping import PARTS_PER_WORKER, Group, cut_rows, group_steps
 from flows.parts.part import Part, PartEnd
@@ -78,6 +79,8 @@ async def open_sender(run: PreparedRun) -> PartSender | None:
             pools[step] = taken
     if not pools:
         return None
+    if run.resumed:  # nobody waits for the parts of the process that had the run before
+        await crash_parts([run.run_id])
     rows = cut_rows(
         run.rows.span,
         shard_rows=run.settings.shard_rows,
@@ -167,7 +170,7 @@ class PartSender:
             parameters=part.parameters(),
             timeout=0,
             flow_run_name=f"{self._run.chain.chain} · {part.title}",
-            tags=[f"chain:{self._run.chain.chain}", f"part-of:{part.run_id}"],
+            tags=[f"chain:{self._run.chain.chain}", f"{PART_OF}{part.run_id}"],
             idempotency_key=f"{part.name}-{part.run_fence}-{number}",
             client=client,
         )

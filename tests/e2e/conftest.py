@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from servers.launch import Running, start
+from servers.prefect_workers import Worker, start_part_worker, wait_until_online
 
 CHAINS = Path(__file__).parent / "chains"
 WORDS = ("refund", "delivery", "question")
@@ -107,6 +109,38 @@ def make_desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
     yield make
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def make_tuned_desk(make_desk: Callable[..., Desk], prefect_url: str) -> Callable[..., Desk]:
+    """Give a desk whose chain trains a tiny model and asks it, both on a pool."""
+
+    def make(pool: str, max_steps: int = 4, **options: Any) -> Desk:
+        desk = make_desk(**options)
+        desk.environment |= {"PREFECT_API_URL": prefect_url, "OMP_NUM_THREADS": "1"}
+        shutil.copytree(CHAINS / "tuned", desk.chain.parent, dirs_exist_ok=True)
+        text = desk.chain.read_text().replace("http://127.0.0.1:1/v1", desk.server.url)
+        text = text.replace("pool: gpu", f"pool: {pool}").replace("max_steps: 4", f"max_steps: {max_steps}")
+        desk.chain.write_text(text)
+        return desk
+
+    return make
+
+
+@pytest.fixture
+def serve_parts(prefect_url: str) -> Iterator[Callable[..., Worker]]:
+    """Serve a pool with `headrace worker` until the test ends."""
+    started: list[Worker] = []
+
+    def serve(desk: Desk, pool: str, name: str) -> Worker:
+        started.append(start_part_worker(desk.folder, pool, name, desk.environment))
+        wait_until_online(prefect_url, pool, started[-1])
+        return started[-1]
+
+    yield serve
+    for worker in started:
+        worker.signal(signal.SIGCONT)
+        worker.kill()
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from servers.prefect_api import state_of, wait_for_state
+from servers.prefect_api import ask, state_of, wait_for_state
 
 from chains.clock import Clock
 from chains.store import RunRow, open_store
-from flows.closing import close_lost_runs, until_free
+from flows.closing import PART_OF, close_lost_runs, until_free
 from flows.lease import RunLease
 
 pytestmark = pytest.mark.e2e
@@ -177,6 +177,10 @@ def test_sweep_marks_a_killed_flow_run_as_crashed_and_resume_finishes_it(
     run = run_row(desk)
     assert run.prefect_flow_run_id is not None
     assert state_of(prefect_url, run.prefect_flow_run_id)["type"] == "RUNNING"
+    carrier = {"flow_runs": {"id": {"any_": [run.prefect_flow_run_id]}}}
+    (flow_run,) = ask(prefect_url, "flow_runs/filter", carrier)
+    of_run = {"flow_id": flow_run["flow_id"], "tags": [f"{PART_OF}{run.id}"], "state": {"type": "RUNNING"}}
+    part = ask(prefect_url, "flow_runs/", of_run)["id"]
     with (desk.folder / "sweep.log").open("wb") as log:
         sweeping = subprocess.Popen(
             [sys.executable, "-m", "flows.sweep", "--every", "2"],
@@ -188,6 +192,7 @@ def test_sweep_marks_a_killed_flow_run_as_crashed_and_resume_finishes_it(
         )
     try:
         state = wait_for_state(prefect_url, run.prefect_flow_run_id, "CRASHED", seconds=60)
+        wait_for_state(prefect_url, part, "CRASHED")
     except AssertionError as error:
         raise AssertionError((desk.folder / "sweep.log").read_text()) from error
     finally:

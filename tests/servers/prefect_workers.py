@@ -1,4 +1,4 @@
-"""Prefect process workers in process groups of their own, to be killed with all that they have started."""
+"""Workers of Prefect pools in process groups of their own, to be killed with all that they have started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from servers.prefect_api import ask
 
 @dataclass(frozen=True)
 class Worker:
-    """A running `prefect worker`."""
+    """A running worker of a pool."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -53,16 +53,26 @@ class Worker:
 
 
 def start_worker(folder: Path, pool: str, name: str, environment: Mapping[str, str], *options: str) -> Worker:
-    """Start a worker of a pool, which is made if it is not there."""
+    """Start a process worker of a pool, which is made if it is not there."""
     from flows.pools import worker_environment
 
+    command = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", name]
+    return _start(folder, name, [*command, *options], {**environment, **worker_environment()})
+
+
+def start_part_worker(folder: Path, pool: str, name: str, environment: Mapping[str, str]) -> Worker:
+    """Start `headrace worker` for a pool, which is made if it is not there."""
+    command = ["-c", "from flows.cli import main; main()", "worker", "--pool", pool, "--name", name]
+    return _start(folder, name, command, environment)
+
+
+def _start(folder: Path, name: str, command: list[str], environment: Mapping[str, str]) -> Worker:
     log = folder / f"{name}.log"
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*command, "--name", name, *options],
+            [sys.executable, *command],
             cwd=folder,
-            env={**environment, **worker_environment()},
+            env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
