@@ -32,6 +32,8 @@ from flows.run_part import run_part
 
 ASK_S = 0.2
 """How often a worker without work asks for some."""
+ASK_LIMIT_S = 5.0
+"""How long the answer may take: refused by a busy server, Prefect's client pauses for up to a minute."""
 BEAT_S = 10.0
 LOOK_S = 1.0
 """How often it is asked whether somebody wants the part that is in work to be cancelled."""
@@ -64,7 +66,10 @@ async def serve_parts(pool: str, name: str, *, say: Callable[[str], None]) -> No
 async def _next(client: PrefectClient, pool: str, deployment: UUID) -> FlowRun | None:
     """Return the part that has waited longest, reserved for this worker; None where there is none."""
     try:
-        found = await client.get_scheduled_flow_runs_for_work_pool(pool, scheduled_before=datetime.now(UTC))
+        async with asyncio.timeout(ASK_LIMIT_S):
+            found = await client.get_scheduled_flow_runs_for_work_pool(
+                pool, scheduled_before=datetime.now(UTC)
+            )
         for response in found:
             flow_run = response.flow_run
             if flow_run.deployment_id != deployment:
@@ -73,8 +78,8 @@ async def _next(client: PrefectClient, pool: str, deployment: UUID) -> FlowRun |
                 state: State[Any] = await propose_state(client, Pending(), flow_run_id=flow_run.id)
                 if state.is_pending():
                     return await client.read_flow_run(flow_run.id)
-    except (httpx.HTTPError, PrefectException):
-        await asyncio.sleep(BEAT_S / 5)  # the server is away or busy; the next question may be answered
+    except (TimeoutError, httpx.HTTPError, PrefectException):
+        await asyncio.sleep(LOOK_S)  # the server is away or busy; the next question may be answered
     return None
 
 
