@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort, ObjectNotFound, PrefectException, PrefectSignal
 from prefect.flow_engine import run_flow_async
@@ -28,6 +28,7 @@ from chains.settings import get_settings
 from flows.parts.joining import WORKER_NAME, open_store_of
 from flows.parts.part import Part
 from flows.pools import ensure_deployment, ensure_pool
+from flows.prefect_client import patient_client
 from flows.run_part import run_part
 
 ASK_S = 0.2
@@ -45,7 +46,7 @@ async def serve_parts(pool: str, name: str, *, say: Callable[[str], None]) -> No
     The pool is made if it is not there, for one part at a time.
     """
     os.environ[WORKER_NAME] = name
-    async with get_client() as client:
+    async with patient_client() as client:
         await ensure_pool(client, pool, limit=1)
         deployment = await ensure_deployment(client, run_part, pool, pool=pool, tags=["headrace"])
         beating = asyncio.create_task(_beat(client, pool, name))

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
@@ -33,6 +33,7 @@ from flows.parts.grouping import PARTS_PER_WORKER, Group, cut_rows, group_steps
 from flows.parts.part import Part, PartEnd
 from flows.parts.waiting import Ending, Sent, Silence, judge
 from flows.pools import PoolState, ensure_deployment, ensure_pool, pool_state
+from flows.prefect_client import patient_client
 from flows.prepared import PreparedRun
 from flows.progress import Report
 from flows.run_part import OVER_BUDGET, run_part
@@ -64,7 +65,7 @@ async def open_sender(run: PreparedRun) -> PartSender | None:
         return None
     here = _pool_of_this_run()
     states: dict[str, PoolState] = {}
-    async with get_client() as client:
+    async with patient_client() as client:
         if shards_on is not None:
             await ensure_pool(client, shards_on)
         for pool in sorted({pool for pool in (shards_on, *asked.values()) if pool is not None}):
@@ -296,7 +297,7 @@ class PartSender:
 
     async def _connected(self) -> PrefectClient:
         if self._client is None:
-            client = get_client()
+            client = patient_client()
             self._client = client
             await self._stack.enter_async_context(client)
         return self._client
