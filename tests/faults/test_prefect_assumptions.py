@@ -15,11 +15,11 @@ RETRIES = """
 import asyncio
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from flows.prefect_starter import RowsFailed, _is_infrastructure
+from flows.prefect_starter import RowsFailed, is_infrastructure
 
 calls = {"rows": 0, "machine": 0}
 
-@task(retries=1, retry_condition_fn=_is_infrastructure, cache_policy=NO_CACHE, persist_result=False)
+@task(retries=1, retry_condition_fn=is_infrastructure, cache_policy=NO_CACHE, persist_result=False)
 async def unit(kind):
     calls[kind] += 1
     if kind == "rows":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -29,21 +30,30 @@ async def test_never_more_callers_inside_than_the_limit() -> None:
     assert gate.inside == 0
 
 
+async def until(held: Callable[[], object]) -> None:
+    """Return when something holds, and everybody who could go on has."""
+    async with asyncio.timeout(20):
+        while not held():
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+
+
 async def test_a_pause_holds_everybody_and_then_lets_one_go_first() -> None:
-    gate, entered = Gate(8), []
-    gate.pause(0.03)
+    gate, entered, go = Gate(8), [], asyncio.Event()
+    gate.pause(0.3)
 
     async def caller(number: int) -> None:
         async with gate.enter():
             entered.append(number)
-            await asyncio.sleep(0.005)
+            await go.wait()
             gate.widen()
 
     callers = [asyncio.create_task(caller(number)) for number in range(6)]
     await asyncio.sleep(0.01)
     assert entered == []
-    await asyncio.sleep(0.025)
+    await until(lambda: entered)
     assert entered == [0]
+    go.set()
     await asyncio.gather(*callers)
     assert entered == list(range(6))
 
@@ -57,7 +67,7 @@ async def test_after_a_pause_the_gate_is_as_wide_as_before_where_most_calls_were
     async def under_way(number: int) -> None:
         async with gate.enter():
             await asyncio.sleep(0.002)
-        gate.pause(0.03) if number < refused else gate.widen()
+        gate.pause(0.3) if number < refused else gate.widen()
 
     async def later() -> None:
         async with gate.enter():
@@ -68,7 +78,7 @@ async def test_after_a_pause_the_gate_is_as_wide_as_before_where_most_calls_were
     callers = [asyncio.create_task(later()) for _ in range(16)]
     await asyncio.sleep(0.01)
     assert entered == []
-    await asyncio.sleep(0.04)
+    await until(lambda: entered)
     assert len(entered) == first
     done.set()
     await asyncio.gather(*callers)
