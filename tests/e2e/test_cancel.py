@@ -79,8 +79,9 @@ def test_cancel_stops_calls_within_two_seconds_and_leaves_the_store_clean(make_d
     assert again.code == 0 and "is not running: it is cancelled" in again.out
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_is_finished_by_resume_without_a_repeated_call(make_desk: Callable) -> None:
-    desk = make_desk(latency=0.25)
+    desk = make_desk(latency=0.8)
     process = desk.start("run", str(desk.chain), "--data", str(desk.tickets(40)), "--direct")
     wait_for_calls(desk, 12, process)
     desk.headrace("cancel", "last")
@@ -104,8 +105,9 @@ def test_cancel_closes_a_run_whose_process_was_killed(make_desk: Callable) -> No
     assert "intent" not in states_of_attempts(desk) and "ambiguous" in states_of_attempts(desk)
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_works_on_is_not_resumed(make_desk: Callable) -> None:
-    desk = make_desk(latency=0.25)
+    desk = make_desk(latency=0.8)
     process = desk.start("run", str(desk.chain), "--data", str(desk.tickets(40)), "--direct")
     wait_for_calls(desk, 8, process)
     refused = desk.headrace("resume", "last", "--direct")
