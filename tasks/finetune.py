@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, cast
 from chains.errors import EnvironmentLacks, GateNotMet, InputInvalid, Refused
 from chains.keys import canonical, key_of
 from chains.spec import FinetuneStep
+from chains.spec.finetuning import CHOOSING
 from chains.templates import evaluate, render_value
 from tasks.context import OnceJob, Progress, RowResult, StepContext
 from tasks.providers.weights import Reach, find_weights, starter_weights
 from tasks.publishing import finish_files, publish
 from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
 from tasks.training.card import Origin
-from tasks.training.job import CHOOSING
 
 if TYPE_CHECKING:
     from chains.loading import ChainFile

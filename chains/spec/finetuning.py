@@ -27,21 +27,21 @@ Method = Literal[
     "preference",
 ]
 
-_CHOOSING = frozenset({"instruction", "preference"})
-_LORA = _CHOOSING | {"lora"}
-_VIRTUAL = frozenset({"prefix", "prompt_tuning", "p_tuning"})
+CHOOSING = frozenset({"instruction", "preference"})
+_LORA = CHOOSING | {"lora"}
+VIRTUAL_TOKENS = frozenset({"prefix", "prompt_tuning", "p_tuning"})
 ONLY_FOR: dict[str, frozenset[str]] = {
     "architecture": frozenset({"scratch"}),
     "freeze": frozenset({"transfer"}),
     "train_last": frozenset({"transfer"}),
-    "trains": _CHOOSING,
+    "trains": CHOOSING,
     "beta": frozenset({"preference"}),
     "r": _LORA,
     "lora_alpha": _LORA,
     "lora_dropout": _LORA,
     "lora_variant": _LORA,
     "target_modules": _LORA | {"ia3"},
-    "num_virtual_tokens": _VIRTUAL,
+    "num_virtual_tokens": VIRTUAL_TOKENS,
     "prefix_projection": frozenset({"prefix"}),
     "encoder_hidden_size": frozenset({"prefix", "p_tuning"}),
     "bottleneck_size": frozenset({"adapter"}),
@@ -194,8 +194,8 @@ class FinetuneStep(StepBase):
                 raise ValueError(f"'{name}' is for {', '.join(sorted(methods))}, not for {self.finetune}")
         if self.finetune == "transfer" and not self.freeze and self.train_last is None:
             raise ValueError("finetune: transfer needs 'freeze' or 'train_last'")
-        if self.finetune in _VIRTUAL and self.gradient_checkpointing:
+        if self.finetune in VIRTUAL_TOKENS and self.gradient_checkpointing:
             raise ValueError("gradient_checkpointing does not work with virtual tokens")
-        if self.packing and self.finetune in _VIRTUAL | {"preference"}:
+        if self.packing and self.finetune in VIRTUAL_TOKENS | {"preference"}:
             raise ValueError(f"packing does not work with finetune: {self.finetune}")
         return self

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.training.job import VIRTUAL_TOKENS, TrainingJob
+from chains.spec.finetuning import VIRTUAL_TOKENS
+from tasks.training.job import TrainingJob
 from tasks.training.learner import Learner
 from tasks.training.methods import prepared
 

@@ -1,6 +1,6 @@
 """The order for one training and its result, as plain values that travel as JSON.
 
-Owns the shapes that parent and child process share. Knows nothing of torch, of chains or of the store.
+Owns the shapes that parent and child process share. Knows nothing of torch or of the store.
 """
 
 from __future__ import annotations
@@ -9,22 +9,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Method = Literal[
-    "scratch",
-    "full",
-    "transfer",
-    "lora",
-    "adapter",
-    "prefix",
-    "prompt_tuning",
-    "p_tuning",
-    "ia3",
-    "instruction",
-    "preference",
-]
-CHOOSING = frozenset({"instruction", "preference"})
+from chains.spec.finetuning import CHOOSING, Method
+
 ADAPTERS = frozenset({"lora", "adapter", "prefix", "prompt_tuning", "p_tuning", "ia3"})
-VIRTUAL_TOKENS = frozenset({"prefix", "prompt_tuning", "p_tuning"})
 
 
 @dataclass(frozen=True, slots=True)

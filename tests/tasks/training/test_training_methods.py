@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from chains.errors import Cancelled, InputInvalid
+from chains.spec.finetuning import Method
 from tasks.providers.chat_model import load_chat_model
 from tasks.providers.decoding import Generation
 from tasks.providers.weights import STARTER, Weights
 from tasks.training import Hyperparameters, TrainingJob, TrainingResult
 from tasks.training.examples import load_examples
-from tasks.training.job import Method
 from tasks.training.learner import load_base
 from tasks.training.loop import run
 from tasks.training.saving import reload
