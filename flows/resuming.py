@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chains.errors import InputInvalid
@@ -60,7 +61,16 @@ def has_gone(run: RunRow) -> bool:
         return True
     except PermissionError:
         return False
-    return False
+    return _is_zombie(run.pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and only waits for its parent to hear of it; false where nobody says so."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
 def stale_since(

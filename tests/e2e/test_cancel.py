@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from servers.prefect_api import ask, state_of, wait_for_state
@@ -16,6 +18,7 @@ from chains.clock import Clock
 from chains.store import RunRow, open_store
 from flows.closing import PART_OF, close_lost_runs, until_free
 from flows.lease import RunLease
+from flows.resuming import has_gone
 
 pytestmark = pytest.mark.e2e
 
@@ -205,3 +208,23 @@ def test_sweep_marks_a_killed_flow_run_as_crashed_and_resume_finishes_it(
     done = desk.headrace("resume", run.id, "--direct", "--json")
     assert done.code == 0, done.err
     assert done.json()["counts"]["reply"]["ok"] == 40
+
+
+def test_a_process_that_has_ended_is_gone_before_its_parent_has_heard_of_it() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.read() == b""
+    run = RunRow(
+        id="r",
+        chain="c",
+        chain_hash="h",
+        source=b"",
+        started_at=1.0,
+        host=socket.gethostname(),
+        pid=child.pid,
+    )
+    stat = Path(f"/proc/{child.pid}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert has_gone(run)
+    child.communicate()
+    assert has_gone(run)
