@@ -122,11 +122,12 @@ def test_a_worker_that_is_killed_costs_the_calls_in_flight_and_nothing_else(
 ) -> None:
     desk = prefect_desk(latency=0.3)
     desk.environment |= {"HEADRACE_SHARD_ROWS": "20", "HEADRACE_PART_ROWS": "60", **at_store}
-    rows, in_flight, pool = 240, 8, f"parts-killed-{len(at_store)}"
+    # Eight calls under way, and as many next in line whose intents are written already.
+    rows, in_flight, pool = 240, 16, f"parts-killed-{len(at_store)}"
     data, away = str(desk.tickets(rows)), desk.folder / "away.jsonl"
     one, _ = start_workers(desk, pool, f"{pool}-one", f"{pool}-two", options=("--limit", "1"))
     running = desk.start("run", str(desk.chain), "--data", data, "--shards-on", pool, "--out", str(away))
-    wait_for(lambda: desk.sent() > 40 and alive_parts(desk, run_id_of(desk)) == 2)
+    wait_for(lambda: desk.sent() > 40 and alive_parts(desk, run_id_of(desk)) == 2, seconds=150)
     one.kill()
     output, errors = running.communicate(timeout=240)
     assert running.returncode == 0, (output, errors)
