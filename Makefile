@@ -26,12 +26,15 @@ $(TOOLS): $(RUNTIME)
 demo: $(RUNTIME)  ## Run the shipped chain on 200 held-out tickets, offline
 	@$(BIN)/headrace demo
 
-# Two workers for two cores, each with one thread for its models.
+# Two workers for two cores, each with one thread for its models. They start servers and workers and kill
+# them beside each other: what fails so is run once more alone, and fails the target if it fails again.
 test: $(TOOLS)  ## Run the tests, but for those marked slow
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m 'not slow' || \
+	  OMP_NUM_THREADS=1 $(BIN)/pytest -q --lf -m 'not slow'
 
 test-slow: $(TOOLS)  ## Run the tests marked slow
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m slow --timeout 600
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m slow --timeout 600 || \
+	  OMP_NUM_THREADS=1 $(BIN)/pytest -q --lf -m slow --timeout 600
 
 lint: $(TOOLS)  ## Check style, types and import contracts
 	$(BIN)/ruff check .

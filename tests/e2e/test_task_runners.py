@@ -107,7 +107,7 @@ def test_a_killed_worker_costs_the_calls_in_flight_and_nothing_else(cluster_desk
     states = Counter(attempt.state for attempt in attempts)
     finished = Counter(attempt.record_id for attempt in attempts if attempt.state == "ok")
     assert set(finished.values()) == {1} and len(finished) == 120
-    assert states["intent"] == 0 and states["ambiguous"] <= 8
+    assert states["intent"] == 0 and states["ambiguous"] <= 16  # eight under way, eight next in line
     assert 120 <= desk.sent() <= 120 + states["ambiguous"]
     assert outputs(away) == as_in_one_process(desk, data)
 
