@@ -21,7 +21,7 @@ class ChainFile:
     """A chain without problems, with what it was read from.
 
     `folder` is the root of every relative file of the chain; `files` are the prompt, schema and Python files
-    that it names, as they were when it was read; `positions` are the places of keys (and list items).
+    that it names, as they were when it was read.
     """
 
     chain: Chain
@@ -29,9 +29,20 @@ class ChainFile:
     folder: Path
     source: bytes
     files: Mapping[str, bytes]
-    positions: Mapping[YamlPath, Place]
     hash: str
     marks: Marks = field(repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls, chain: Chain, source: bytes, files: Mapping[str, bytes], *, path: Path, marks: Marks
+    ) -> ChainFile:
+        """Return the chain that these bytes and files are."""
+        return cls(chain, path, path.parent, source, files, hash_of(source, files), marks)
+
+    @property
+    def positions(self) -> Mapping[YamlPath, Place]:
+        """The places of keys (and list items)."""
+        return self.marks.keys
 
     @property
     def version(self) -> str:

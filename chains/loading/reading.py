@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from chains.check import Subject, check
 from chains.errors import ChainInvalid, InputInvalid, Location, Problem
-from chains.loading.chain_file import ChainFile, hash_of
+from chains.loading.chain_file import ChainFile
 from chains.loading.validation import validate
 from chains.source.document import MAX_BYTES, read_document, text_problem
 from chains.source.files import FileRefused, is_prompt_file, locate, named_files
@@ -60,16 +60,7 @@ def load_source(source: bytes, path: str | Path, *, settings: Settings | None = 
     check(subject, root=path.parent, read_outside=read_outside)
     if problems := findings.all():
         raise ChainInvalid(problems)
-    return ChainFile(
-        chain=validated.chain,
-        path=path,
-        folder=path.parent,
-        source=source,
-        files=files,
-        positions=document.marks.keys,
-        hash=hash_of(source, files),
-        marks=document.marks,
-    )
+    return ChainFile.of(validated.chain, source, files, path=path, marks=document.marks)
 
 
 def find_chain(name_or_path: str) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chains.errors import ChainInvalid
-from chains.loading.chain_file import ChainFile, hash_of
+from chains.loading.chain_file import ChainFile
 from chains.loading.validation import validate
 from chains.source.document import read_document
 from chains.source.findings import Findings
@@ -24,13 +24,4 @@ def restore(source: bytes, files: Mapping[str, bytes], path: str | Path) -> Chai
     validated = validate(document.value if isinstance(document.value, dict) else {}, findings)
     if problems := findings.all():
         raise ChainInvalid(problems)
-    return ChainFile(
-        chain=validated.chain,
-        path=path,
-        folder=path.parent,
-        source=source,
-        files=files,
-        positions=document.marks.keys,
-        hash=hash_of(source, files),
-        marks=document.marks,
-    )
+    return ChainFile.of(validated.chain, source, files, path=path, marks=document.marks)
