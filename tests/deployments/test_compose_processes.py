@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -71,13 +70,11 @@ def running(command: list[str], environment: Mapping[str, str], log: Path) -> It
 
 @pytest.fixture
 def postgres() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="headrace-postgres-") as folder:
-        Path(folder).chmod(0o755)  # not below pytest's own folder, which the server's user cannot enter
-        with postgres_server.postgres_server(Path(folder) / "server") as url:
-            with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
-                connection.execute("CREATE DATABASE prefect")  # by the image, from POSTGRES_DB
-                connection.execute((ROOT / "deployments" / "postgres.sql").read_text())
-            yield url
+    with postgres_server.temporary_postgres() as url:
+        with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE prefect")  # by the image, from POSTGRES_DB
+            connection.execute((ROOT / "deployments" / "postgres.sql").read_text())
+        yield url
 
 
 def ask(url: str, path: str, body: dict[str, Any]) -> Any:

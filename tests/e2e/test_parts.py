@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers.postgres_server import missing, postgres_server
+from servers.postgres_server import temporary_postgres
 from servers.prefect_api import ask
 from servers.prefect_workers import Worker, start_worker, wait_until_online
 
@@ -108,13 +107,8 @@ def at_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[st
     if request.param == "sqlite":
         yield {"HEADRACE_STORE": str(tmp_path / "store")}
         return
-    reason = missing()
-    if reason is not None:
-        pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="headrace-postgres-") as folder:
-        Path(folder).chmod(0o755)
-        with postgres_server(Path(folder) / "server") as url:
-            yield {"HEADRACE_STORE": f"{url}/postgres", "HEADRACE_HOME": str(tmp_path / "home")}
+    with temporary_postgres() as url:
+        yield {"HEADRACE_STORE": f"{url}/postgres", "HEADRACE_HOME": str(tmp_path / "home")}
 
 
 def test_a_worker_that_is_killed_costs_the_calls_in_flight_and_nothing_else(

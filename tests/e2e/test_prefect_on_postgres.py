@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from servers.postgres_server import missing, postgres_server
+from servers.postgres_server import temporary_postgres
 from servers.prefect_api import artifacts, ask, start_flow_run, task_runs, wait_for_state
 from servers.prefect_server import prefect_server
 
@@ -35,17 +34,11 @@ TUNED = ("TASK_RUN_RECORDER", "EVENT_PERSISTER", "DB_VACUUM")
 @pytest.fixture(scope="module")
 def databases() -> Iterator[str]:
     """The address of a PostgreSQL server with the databases that deployments/postgres.sql asks for."""
-    reason = missing()
-    if reason is not None:
-        pytest.skip(reason)
-    # Not below pytest's own folder, which the server's user cannot enter.
-    with tempfile.TemporaryDirectory(prefix="headrace-postgres-") as folder:
-        Path(folder).chmod(0o755)
-        with postgres_server(Path(folder) / "server") as url:
-            with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
-                connection.execute("CREATE DATABASE prefect")
-                connection.execute((ROOT / "deployments" / "postgres.sql").read_text())
-            yield url
+    with temporary_postgres() as url:
+        with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE prefect")
+            connection.execute((ROOT / "deployments" / "postgres.sql").read_text())
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,12 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 _PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
@@ -21,6 +24,18 @@ def missing() -> str | None:
     if os.geteuid() == 0 and "postgres" not in {user.pw_name for user in pwd.getpwall()}:
         return "PostgreSQL does not run as root, and there is no user `postgres`"
     return None
+
+
+@contextmanager
+def temporary_postgres() -> Iterator[str]:
+    """Run a server in a folder that goes with it; a test is skipped where there is none to run."""
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    # Not below pytest's own folder, which the server's user cannot enter.
+    with tempfile.TemporaryDirectory(prefix="headrace-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        with postgres_server(Path(folder) / "server") as url:
+            yield url
 
 
 @contextmanager

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers.postgres_server import missing, postgres_server
+from servers.postgres_server import temporary_postgres
 from servers.s3_server import s3_server
 from sqlalchemy import create_engine, text, update
 
@@ -25,14 +24,8 @@ _names = itertools.count()
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The address of a PostgreSQL server."""
-    reason = missing()
-    if reason is not None:
-        pytest.skip(reason)
-    # Not below pytest's own folder, which the server's user cannot enter.
-    with tempfile.TemporaryDirectory(prefix="headrace-postgres-") as folder:
-        Path(folder).chmod(0o755)
-        with postgres_server(Path(folder) / "server") as url:
-            yield url
+    with temporary_postgres() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
