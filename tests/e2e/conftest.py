@@ -87,6 +87,18 @@ class Desk:
 
 
 @pytest.fixture
+def prefect_desk(make_desk: Callable[..., Desk], prefect_url: str) -> Callable[..., Desk]:
+    """Makes desks whose commands use the Prefect server of the tests."""
+
+    def make(*script: dict[str, Any], **options: Any) -> Desk:
+        desk = make_desk(*script, **options)
+        desk.environment["PREFECT_API_URL"] = prefect_url
+        return desk
+
+    return make
+
+
+@pytest.fixture
 def make_desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
     servers: list[Running] = []
 

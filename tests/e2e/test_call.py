@@ -17,7 +17,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from servers.headrace_up import Up, command_line, free_port, until
+from servers.headrace_up import Up, command_line, until
+from servers.ports import free_port
 
 from chains.errors import EnvironmentLacks, InputInvalid, StepFailed, TimedOut
 from flows.client import acall, begin_call, call, deployment_of

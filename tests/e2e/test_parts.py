@@ -20,16 +20,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
-def prefect_desk(make_desk: Callable, prefect_url: str):
-    def make(*script, **options):
-        desk = make_desk(*script, **options)
-        desk.environment["PREFECT_API_URL"] = prefect_url
-        return desk
-
-    return make
-
-
-@pytest.fixture
 def start_workers(prefect_url: str, tmp_path: Path) -> Iterator[Callable[..., list[Worker]]]:
     started: list[Worker] = []
 

@@ -18,16 +18,6 @@ pytestmark = pytest.mark.e2e
 CANARY = "sk-canary-5Zq9"
 
 
-@pytest.fixture
-def prefect_desk(make_desk: Callable, prefect_url: str):
-    def make(*script, **options):
-        desk = make_desk(*script, **options)
-        desk.environment["PREFECT_API_URL"] = prefect_url
-        return desk
-
-    return make
-
-
 def test_inputs_stay_here_however_long_they_are(prefect_desk, prefect_url: str) -> None:
     desk = prefect_desk()
     (desk.folder / "long.txt").write_text("my refund, please. " * 40_000)  # Prefect takes no more than 512 KB

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
 
 import pytest
 from servers.prefect_api import artifacts, ask, flow_run, task_runs
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def prefect_desk(make_desk: Callable, prefect_url: str):
-    def make(*script, **options):
-        desk = make_desk(*script, **options)
-        desk.environment["PREFECT_API_URL"] = prefect_url
-        return desk
-
-    return make
 
 
 def settled_task_runs(url: str, flow_run_id: str) -> list[dict]:

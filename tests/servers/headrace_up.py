@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from servers.ports import free_port
 from servers.prefect_api import ask
 
 CHAIN = """chain: shout
@@ -98,12 +98,6 @@ class Up:
 
 def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def until(look: Callable[[], Any], limit: float = 120) -> Any:

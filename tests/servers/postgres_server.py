@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from servers.ports import free_port
 
 _PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
@@ -44,7 +44,7 @@ def postgres_server(folder: Path) -> Iterator[str]:
     user = _user()
     folder.mkdir(parents=True, exist_ok=True)
     os.chown(folder, user.pw_uid, user.pw_gid)
-    data, port = folder / "data", _free_port()
+    data, port = folder / "data", free_port()
     _run(user, "initdb", "-D", data, "-U", "headrace", "--auth=trust", "--locale=C.UTF-8", "--no-sync")
     settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c shared_buffers=16MB"
     # Nobody pulls the plug of a test; what is tested is the order of things and not the disk.
@@ -86,9 +86,3 @@ def _run(user: pwd.struct_passwd, program: str, *arguments: object) -> None:
         timeout=90,
     )
     assert done.returncode == 0, f"{program} ended with {done.returncode}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from servers.ports import free_port
+
 
 def missing() -> str | None:
     """Say why no server can be started on this machine, or None."""
@@ -18,9 +20,7 @@ def missing() -> str | None:
 @contextmanager
 def redis_server(password: str) -> Iterator[str]:
     """Run a server; give `host:port`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     asked = {"--port": str(port), "--bind": "127.0.0.1", "--requirepass": password, "--save": ""}
     process = subprocess.Popen(
         ["redis-server", *(word for option in asked.items() for word in option)],

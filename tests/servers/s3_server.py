@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,15 +11,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from servers.ports import free_port
+
 _CODE = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
 
 
 @contextmanager
 def s3_server(bucket: str) -> Iterator[dict[str, str]]:
     """Run the server with one bucket; give the environment in which S3 clients find it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test",
