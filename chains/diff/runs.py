@@ -159,7 +159,7 @@ class _Walk:
         wanted: range | Sequence[int] = range(min(rows), max(rows) + 1) if spread <= len(rows) else rows
         found: dict[int, dict[Place, RecordRow]] = {}
         step = next(iter(self._order)) if len(self._order) == 1 else None
-        for record in self._store.records(self._runs[side].run.id, step, rows=wanted):
+        for record in self._store.records(self._runs[side].run.id, step, rows=wanted, within=True):
             if record.step in self._order and (record.row == ONCE or record.step not in self._once):
                 place = (record.step, record.item, record.turn, record.sample)
                 found.setdefault(record.row, {})[place] = record

@@ -16,7 +16,7 @@ from chains.store import schema
 from chains.store.names import checked_id
 from chains.store.reading import Reads
 from chains.store.rows import RecordRow, RunRow
-from chains.store.run_life import counted, sum_columns
+from chains.store.run_life import counted, number_of_rows, sum_columns
 from chains.store.shapes import RECORDS, RUNS, decode
 
 PREVIEW: Final = 400
@@ -73,7 +73,7 @@ class Browses(Reads):
     def sums(self, run_ids: Sequence[str]) -> dict[str, dict[str, int]]:
         """Return for each run what `counts` says of its steps, over all of them together."""
         table = schema.records.c
-        query = select(table.run_id, table.status, func.count(), *sum_columns())
+        query = select(table.run_id, table.status, number_of_rows(), *sum_columns())
         query = query.where(table.run_id.in_(list(run_ids))).group_by(table.run_id, table.status)
         return counted(self._values(query))
 
@@ -84,11 +84,12 @@ class Browses(Reads):
         table = schema.records.c
         previews = (func.substr(table.output, 1, PREVIEW), func.substr(table.error, 1, PREVIEW))
         query = select(*RECORDS.columns(payloads=False), table.output_blob, *previews)
-        query = query.where(table.run_id == run_id, table.step == step)
+        query = query.where(table.run_id == run_id, table.step == step, schema.of_whole_rows())
         query = query.where(table.status == status) if status else query
-        order = (table.row, table.item, table.turn, table.sample)
         found = []
-        for *values, blob, output, error in self._values(query.order_by(*order).limit(limit).offset(offset)):
+        for *values, blob, output, error in self._values(
+            query.order_by(table.row).limit(limit).offset(offset)
+        ):
             record = decode(RECORDS, values, self.blobs, payloads=False)
             found.append(Listed(record, output, error, blob is not None))
         return found

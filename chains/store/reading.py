@@ -82,10 +82,16 @@ class Reads:
         rows: range | Sequence[int] | None = None,
         statuses: Sequence[str] | None = None,
         payloads: bool = True,
+        within: bool = False,
     ) -> list[RecordRow]:
-        """Return records of a run, by step, row, item, turn and sample; name rows one by one only if few."""
+        """Return records of a run, by step, row, item, turn and sample; name rows one by one only if few.
+
+        One for each row of a step; `within` gives those of its items, turns and samples too.
+        """
         table = schema.records.c
         query = self._select(RECORDS, payloads).where(table.run_id == run_id)
+        if not within:
+            query = query.where(schema.of_whole_rows())
         if step is not None:
             query = query.where(table.step == step)
         if isinstance(rows, range):
@@ -157,7 +163,7 @@ class Reads:
         return found
 
     def counts(self, run_id: str, rows: range | None = None) -> dict[str, dict[str, int]]:
-        """Return for each step of a run how many records have each status, and the sums over its records.
+        """Return for each step of a run how many rows have each status, and the sums over all its records.
 
         `rows` counts those of a range of rows only, -1 being the row of once steps.
         Sums: `reused`, `tokens_in`, `tokens_out`, `cost_micro`, `attempts`, and `cost_unknown`, the number of
@@ -218,7 +224,7 @@ def _outputs_of_rows() -> Select[Any]:
     query = select(table.row, table.status, table.output, table.output_blob)
     query = query.where(table.run_id == bindparam("run_id"), table.step == bindparam("step"))
     query = query.where(table.row >= bindparam("start"), table.row < bindparam("stop"))
-    return query.order_by(table.row, table.item, table.turn, table.sample)
+    return query.where(schema.of_whole_rows()).order_by(table.row)
 
 
 @cache

@@ -55,6 +55,11 @@ def close_part(connection: Connection, run_id: str, steps: Sequence[str], rows: 
     return number
 
 
+def number_of_rows() -> ColumnElement[int]:
+    """Return the number of records that stand for a whole row."""
+    return func.sum(case((schema.of_whole_rows(), 1), else_=0))
+
+
 def sum_columns() -> tuple[ColumnElement[Any], ...]:
     """Return what is added up over records, as `counted` reads it."""
     table = schema.records.c
@@ -73,7 +78,7 @@ def sum_columns() -> tuple[ColumnElement[Any], ...]:
 def sums_of_run() -> Select[Any]:
     """Return the query that `counted` reads; the run is the parameter `of`."""
     table = schema.records.c
-    query = select(table.step, table.status, func.count(), *sum_columns()).where(
+    query = select(table.step, table.status, number_of_rows(), *sum_columns()).where(
         table.run_id == bindparam("of")
     )
     return query.group_by(table.step, table.status).order_by(table.step, table.status)
@@ -87,11 +92,12 @@ def sums_of_rows() -> Select[Any]:
 
 
 def counted(found: Sequence[Any]) -> Counts:
-    """Return by step how many records have each status, and the sums over them."""
+    """Return by step how many rows have each status, and the sums over all records."""
     counts: Counts = {}
     for step, status, number, *sums in found:
         of_step = counts.setdefault(step, dict.fromkeys(_SUMS, 0))
-        of_step[status] = of_step.get(status, 0) + number
+        if number:
+            of_step[status] = of_step.get(status, 0) + int(number)
         for name, value in zip(_SUMS, sums, strict=True):
             of_step[name] += int(value or 0)
     return counts

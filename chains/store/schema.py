@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     ForeignKeyConstraint,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
 )
 
 metadata = MetaData()
@@ -103,6 +105,12 @@ records = Table(
     ForeignKeyConstraint(["run_id", "step"], ["steps.run_id", "steps.id"]),
     Index("records_value_key", "value_key"),
 )
+
+
+def of_whole_rows() -> ColumnElement[bool]:
+    """Return the condition of the records that stand for a whole row: no item's, turn's or sample's."""
+    return and_(records.c.item == -1, records.c.turn == -1, records.c.sample == 0)
+
 
 attempts = Table(
     "attempts",

@@ -71,6 +71,19 @@ def test_a_record_is_found_by_its_whole_position(store, record_row):
     assert store.record("run1", "triage", 0, item=1, sample=2) is None
 
 
+def test_samples_of_a_row_are_read_on_demand_and_are_no_rows_of_their_own(store, record_row):
+    own = record_row(0, status="running")
+    samples = [record_row(0, id=f"s{n}", sample=n, tokens_in=5, attempts=1, output=b"{}") for n in (1, 2)]
+    store.put(own, *samples, record_row(1, status="ok", tokens_in=1, attempts=1, output=b"{}"))
+    assert [record.id for record in store.records("run1", "triage")] == ["record-0", "record-1"]
+    assert [record.sample for record in store.records("run1", rows=[0], within=True)] == [0, 1, 2]
+    assert store.outputs("run1", "triage", range(2)) == {0: ("running", None), 1: ("ok", b"{}")}
+    counts = store.counts("run1")["triage"]
+    assert (counts["running"], counts["ok"], counts["tokens_in"], counts["attempts"]) == (1, 1, 11, 3)
+    assert store.sums(["run1"])["run1"]["ok"] == 1
+    assert [listed.record.row for listed in store.page_of_records("run1", "triage", limit=9)] == [0, 1]
+
+
 def test_reading_without_payloads_opens_no_blob(store, record_row, attempt_row, files):
     store.put(record_row(output=b"x" * 70_000), attempt_row(request=b"y" * 70_000))
     for sha in files.all():
