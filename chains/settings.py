@@ -61,6 +61,9 @@ class Settings(BaseModel):
     """Where the rows of a run are done: `dask` or `ray` for worker processes on this machine that last as
     long as the run, one for each core (`dask:4`: four), `dask:tcp://HOST:8786` or `ray:ray://HOST:10001` for
     a cluster that is there. Left out: in the process of the run."""
+    ui_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Where people reach the inspector, such as `http://127.0.0.1:4300`: artifacts in Prefect then link to
+    its pages. Left out: no links."""
     max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """Longest response body, decoded, that is read from an endpoint."""
     prices: str | None = Field(default=None, min_length=1)

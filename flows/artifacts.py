@@ -15,6 +15,7 @@ from uuid import UUID
 
 from chains.spec import kind_of
 from flows.costs import cost_of
+from flows.inspector.addresses import record_path, run_path, step_path
 from flows.listing import list_step, seconds_of
 from tasks.scopes import ONCE
 
@@ -110,6 +111,7 @@ def _record_markdown(run: PreparedRun, record: RecordRow) -> str:
         parts.append(f"### response\n{_fence(output['text'])}" if "text" in output else "")
         parts.append(f"### output\n{_fence(json.dumps(output, ensure_ascii=False, indent=2), 'json')}")
     parts.append(f"`headrace show {run.run_id} --step {record.step}{_row_flag(record)}`")
+    parts.append(_link(run, record_path(run.run_id, record.step, record.row)))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -162,7 +164,29 @@ def _many_markdown(run: PreparedRun, step_id: str) -> str:
         others = listed.failed_rows - len(listed.failed)
         parts.append("### Failed rows\n" + _table(failed) + (f"\n\n{others} more." if others else ""))
     parts.append(f"`headrace show {run.run_id} --step {step_id} --row N`")
-    return "\n\n".join(parts)
+    parts.append(_link(run, step_path(run.run_id, step_id)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _link(run: PreparedRun, path: str) -> str:
+    address = inspector_address(run, path)
+    return f"[Open in the inspector]({address})" if address is not None else ""
+
+
+def inspector_address(run: PreparedRun, path: str) -> str | None:
+    """Return where people find a page of the inspector, or None where the machine does not say."""
+    base = run.settings.ui_url
+    return f"{base.rstrip('/')}{path}" if base is not None else None
+
+
+async def leave_inspector_link(run: PreparedRun) -> None:
+    """Link the flow run to the run's page, where the machine says where the inspector is."""
+    from prefect.artifacts import acreate_link_artifact
+
+    address = inspector_address(run, run_path(run.run_id))
+    if address is not None:
+        key = f"{run.chain.chain}-inspector".replace("_", "-")
+        await acreate_link_artifact(address, link_text=run.run_id, key=key, description=run.run_id)
 
 
 def _facts(record: RecordRow) -> str:

@@ -76,6 +76,11 @@ class _Execution:
             self.memos[step_id] = {}
             self.tracks[step_id] = Track(len(cuts))
 
+    def tell(self, progress: Progress) -> None:
+        """Pass on what a step that runs here says of itself."""
+        self.report(progress)
+        self.starter.hear(progress)
+
 
 async def execute(
     run: PreparedRun,
@@ -290,7 +295,7 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         settings=run.settings,
         providers=run.providers,
         collections=run.collections,
-        report=execution.report,
+        report=execution.tell,
         since=execution.since,
         holder=run.lease.holder,
         worker=run.worker,
@@ -303,7 +308,7 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         execution.stop.asked, lambda: _row_failed(execution), lambda reason: _budget_used(execution, reason)
     )
     total = len(unit.rows) if unit.rows is not None else 1
-    execution.report(Progress(unit.step_id, "started", total=total))
+    execution.tell(Progress(unit.step_id, "started", total=total))
     if unit.rows is None:
         counts = await run_once(ctx, scopes, stopping)
     else:

@@ -15,9 +15,12 @@ from prefect.cache_policies import NO_CACHE
 
 from chains.errors import StepFailed
 from flows.artifacts import RunProgress, leave_artifact
+from flows.assets import tell_assets
 from flows.gates import tell_failed_gate
+from flows.live_steps import LiveSteps
 from flows.prepared import PreparedRun
 from flows.units import Unit, Work
+from tasks.context import Progress
 from tasks.rows import ShardCounts
 
 
@@ -39,6 +42,7 @@ class PrefectStarter:
     def __init__(self, run: PreparedRun, *, whole: bool = True) -> None:
         self._run = run
         self._progress = RunProgress(run) if whole else None
+        self._live = LiveSteps(run.chain.chain, run.run_id)
         self._aside: list[asyncio.Task[None]] = []
 
     async def start(self, unit: Unit, work: Work) -> ShardCounts:
@@ -46,7 +50,8 @@ class PrefectStarter:
         kept: list[ShardCounts] = []
 
         async def run_unit(run_id: str, step: str, rows: str) -> dict[str, int]:
-            counts = await work()
+            async with self._live.beside(unit.step_id):
+                counts = await work()
             kept.append(counts)
             get_run_logger().info("%s · %s: %s", step, rows, counted(counts))
             if counts.failed:
@@ -72,14 +77,19 @@ class PrefectStarter:
         await self.ended_elsewhere(1)
         return kept[-1]
 
+    def hear(self, progress: Progress) -> None:
+        """Note it for the step's bar."""
+        self._live.hear(progress)
+
     async def ended_elsewhere(self, units: int) -> None:
         """Move the progress bar."""
         if self._progress is not None:
             await self._progress.unit_ended(units)
 
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
-        """Tell of a gate that was not met, and begin to leave the step's artifact; nobody waits for it."""
+        """Tell of a gate that was not met and of what was made, and begin to leave the step's artifact."""
         tell_failed_gate(run, step_id, status)
+        tell_assets(run, step_id, status)
         self.aside(leave_artifact(run, step_id, status))
 
     def aside(self, work: Coroutine[Any, Any, None]) -> None:

@@ -22,6 +22,7 @@ from prefect.states import Cancelled
 from chains.errors import EnvironmentLacks
 from chains.settings import get_settings
 from chains.store import Store, open_store
+from flows.artifacts import leave_inspector_link
 from flows.closing import close_unfinished, until_free
 from flows.elsewhere import open_elsewhere
 from flows.executor import execute
@@ -135,6 +136,7 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
         note_flow_run(prepared, flow_run_id)
         starter = PrefectStarter(prepared)
         starter.aside(_describe_flow_run(flow_run_id, prepared))
+        starter.aside(leave_inspector_link(prepared))
         result = await execute(prepared, starter, report, await open_elsewhere(prepared))
     except BaseException as error:
         close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from flows.prepared import PreparedRun
+    from tasks.context import Progress
     from tasks.rows import ShardCounts
 
 Work = Callable[[], Awaitable["ShardCounts"]]
@@ -44,6 +45,9 @@ class Starter(Protocol):
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
         """All units of a step have ended."""
 
+    def hear(self, progress: Progress) -> None:
+        """A step says something of itself; any thread may tell."""
+
     async def ended_elsewhere(self, units: int) -> None:
         """As much work as that of so many units has ended in another process."""
 
@@ -59,6 +63,9 @@ class Direct:
         return await work()
 
     async def step_ended(self, run: PreparedRun, step_id: str, status: str) -> None:
+        """Nobody else is told."""
+
+    def hear(self, progress: Progress) -> None:
         """Nobody else is told."""
 
     async def ended_elsewhere(self, units: int) -> None:

@@ -8,8 +8,8 @@ from chains.diff import diff_runs
 from chains.diff.recorded import PARTS
 from flows.cli.diff import answer_text, asked_text
 from flows.comparing import compared_metrics
+from flows.inspector.addresses import record_path
 from flows.inspector.cause_view import cause_view, pieces_of
-from flows.inspector.run_view import record_path
 from flows.inspector.runs_view import run_line
 from flows.inspector.texts import LONGEST, cut
 

@@ -14,10 +14,10 @@ from chains.clock import elapsed, iso
 from chains.diff import why
 from chains.errors import HeadraceError
 from chains.spec import PromptStep
+from flows.inspector.addresses import record_path
 from flows.inspector.cause_view import cause_view
 from flows.inspector.copying import copies
 from flows.inspector.marking import marked, root_of
-from flows.inspector.run_view import record_path
 from flows.inspector.runs_view import run_line
 from flows.inspector.texts import LONGEST, MOST, SHORT, as_text, cut, cut_stretches, decoded, pretty
 from flows.inspector.waterfall import attempt_bars, waterfall

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.cli.text import duration, moment, money, safe
-from flows.inspector.run_view import record_path
+from flows.inspector.addresses import record_path
 
 FOLDER = Path(__file__).parent
 

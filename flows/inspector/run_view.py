@@ -6,11 +6,11 @@ Owns what they say; knows nothing of HTML. A run whose chain this Headrace does 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from chains.clock import elapsed
 from chains.drawing import Mark, draw, svg
 from flows.cli.show import step_facts
+from flows.inspector.addresses import step_path
 from flows.inspector.looking import NotThere
 from flows.inspector.runs_view import run_line
 from flows.inspector.texts import SHORT, cut, decoded, pretty, summary
@@ -91,16 +91,6 @@ def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page:
     }
 
 
-def record_path(run_id: str, step: str, row: int | None) -> str:
-    """Return the address of a record's page."""
-    place = "once" if row is None or row < 0 else str(row)
-    return f"{_step_path(run_id, step)}/{place}"
-
-
-def _step_path(run_id: str, step: str) -> str:
-    return f"/runs/{quote(run_id, safe='')}/steps/{quote(step, safe='')}"
-
-
 def _inputs(run: RunRow) -> dict[str, Any]:
     found = decoded(run.inputs)
     return found if isinstance(found, dict) else {}
@@ -116,7 +106,7 @@ def _picture(
         fact["step"]: Mark(
             state=_state(fact),
             note=_note(fact, run.rows, once=fact["step"] in once),
-            href=_step_path(run.id, fact["step"]) if links else None,
+            href=step_path(run.id, fact["step"]) if links else None,
         )
         for fact in facts
     }

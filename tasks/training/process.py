@@ -131,11 +131,10 @@ class _Pace:
         if event["event"] == "phase":
             return TrainingProgress(text=event["text"])
         if event["event"] == "validation":
-            text, loss = f"step {event['step']}: validation loss {event['loss']:.4f}", event["loss"]
-            return self._milestone(event, text=text, milestone="evaluation", validation_loss=loss)
+            what, loss = f"validation loss {event['loss']:.4f}", event["loss"]
+            return self._milestone(event, what, milestone="evaluation", validation_loss=loss)
         if event["event"] == "checkpoint":
-            text = f"step {event['step']}: checkpoint"
-            return self._milestone(event, text=text, milestone="checkpoint")
+            return self._milestone(event, "checkpoint", milestone="checkpoint")
         now, step, tokens = self.clock(), event["step"], event["tokens"]
         if self.start is None:
             self.start = (now, step, tokens)
@@ -158,8 +157,9 @@ class _Pace:
         )
         return self.last
 
-    def _milestone(self, event: dict[str, Any], **said: Any) -> TrainingProgress:
-        return replace(self.last, step=event["step"], **said)
+    def _milestone(self, event: dict[str, Any], what: str, **said: Any) -> TrainingProgress:
+        text = f"{self.last.text or 'step ' + str(event['step'])}; {what}"
+        return replace(self.last, text=text, step=event["step"], **said)
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:

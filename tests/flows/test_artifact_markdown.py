@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from chains.settings import Settings
 from chains.store import RecordRow, RunRow, StepRow, Store, open_store
 from flows.artifacts import step_markdown
 
@@ -36,7 +37,7 @@ class Rows:
 def make_run(tmp_path: Path) -> Any:
     stores: list[Store] = []
 
-    def make(*records: RecordRow) -> Any:
+    def make(*records: RecordRow, **settings: Any) -> Any:
         store = open_store(tmp_path / "store")
         stores.append(store)
         store.put(
@@ -44,7 +45,9 @@ def make_run(tmp_path: Path) -> Any:
             StepRow(run_id="r1", id="s", kind="prompt", once=False, status="ok"),
         )
         store.put(*records)
-        return SimpleNamespace(run_id="r1", once=frozenset(), rows=Rows(len(records)), store=store)
+        return SimpleNamespace(
+            run_id="r1", once=frozenset(), rows=Rows(len(records)), store=store, settings=Settings(**settings)
+        )
 
     yield make
     for store in stores:
@@ -132,3 +135,12 @@ def test_many_rows_show_counts_the_slowest_and_the_failed_with_harmless_cells(ma
     assert_harmless(page.replace("`headrace show r1 --step s --row N`", ""))
     widths = {line.count("|") for line in failed.splitlines() if line.startswith("|")}
     assert len(widths) == 1, "a cell broke out of its column"
+
+
+def test_pages_link_to_the_inspector_where_the_machine_says_where_it_is(make_run: Any) -> None:
+    where = {"ui_url": "http://desk.example:4300/"}
+    one = step_markdown(make_run(record(0), **where), "s", "ok")
+    assert one.endswith("[Open in the inspector](http://desk.example:4300/runs/r1/steps/s/0)")
+    many = step_markdown(make_run(record(0), record(1), **where), "s", "ok")
+    assert many.endswith("[Open in the inspector](http://desk.example:4300/runs/r1/steps/s)")
+    assert "inspector" not in step_markdown(make_run(record(0)), "s", "ok")
