@@ -18,7 +18,7 @@ from chains.store.rows import RunStatus, StepStatus
 from flows.costs import cost_of_run
 from flows.prepared import PreparedRun
 from flows.stopping import Stop
-from tasks.rows import DONE
+from tasks.recording import DONE
 
 
 def step_status(total: Counter[str], rows_left: int) -> StepStatus:

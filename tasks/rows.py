@@ -1,7 +1,7 @@
 """Runs one step over a shard of rows, or once, and leaves a record for each.
 
 Owns resume (a row with a final record is not run again), `when`, the verdicts on skipped and failed
-upstream steps, and the record's life from `running` to its end. Knows nothing of Prefect and nothing of
+upstream steps; what a record says in its life is in tasks.recording. Knows nothing of Prefect and nothing of
 what a kind does; a kind's function is found by its verb. Invariant: when `run_shard` returns, every row of
 the shard has a final record, unless the run is stopping.
 """
@@ -9,16 +9,14 @@ the shard has a final record, unless the run is stopping.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import importlib
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from chains.errors import BudgetExceeded, Cancelled, HeadraceError, StepFailed, StoreConflict
+from chains.errors import BudgetExceeded, HeadraceError, StepFailed
 from chains.keys import canonical
 from chains.spec import EvaluateStep, PromptStep, kind_of
 from chains.store import RecordRow
@@ -34,14 +32,11 @@ from tasks.context import (
     StepContext,
     StepSkipped,
 )
+from tasks.recording import Ending, attempts_before, closed, ending_of, is_final, opened, put_closed
 from tasks.scopes import ONCE, RowScope, Scopes
 
-DONE = frozenset({"ok", "skipped"})
-"""Statuses that a resumed run leaves alone."""
 SCORES_AT_ONCE = 1000
 """Per-row records of a once step that one transaction takes."""
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` makes one for each value
 
 
 @dataclass(slots=True)
@@ -99,7 +94,7 @@ async def run_shard(ctx: StepContext, scopes: Scopes, rows: range, stopping: Sto
     pending = []
     for found in scopes.per_row(ctx.step_id, rows, run_on_skip=ctx.step.on_skip == "run"):
         earlier = before.get(found.row)
-        if earlier is not None and _is_final(ctx, earlier):
+        if earlier is not None and is_final(ctx, earlier):
             counts.statuses[earlier.status] += 1
             counts.resumed += 1
             ctx.report(Progress(ctx.step_id, "row", row=found.row, status=earlier.status, reused=True))
@@ -113,7 +108,7 @@ async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> Shar
     """Run a once step over all rows."""
     counts = ShardCounts()
     earlier = ctx.store.record(ctx.run_id, ctx.step_id, ONCE)
-    final = earlier is not None and _is_final(ctx, earlier)
+    final = earlier is not None and is_final(ctx, earlier)
     newest = scopes.newest_upstream(ctx.step_id)
     ctx.clock.not_before(newest)  # a row may have been finished on a machine whose clock is ahead
     if earlier is not None and final and newest > (earlier.finished_at or 0.0):
@@ -147,49 +142,28 @@ async def _run_row(
     *,
     views: Callable[[], Sequence[RowView]] | None = None,
 ) -> None:
-    opening = _opening(ctx, found.row, earlier)
-    result: RowResult | None = None
-    status: RecordStatus = "ok"
-    error: Exception | None = None
+    opening = opened(ctx, found.row, earlier)
     try:
         verdict, reason = _verdict(ctx, found)
-        if verdict == "run":
-            before, granted = _attempts_before(ctx, earlier)
-            job = RowJob(found.row, opening.id, found.scope, opening, before, granted)
-            result = await _call_kind(ctx, job, views)
-        else:
-            status, error = verdict, StepSkipped(reason)
-    except StepSkipped as skipped:
-        status, error = "skipped", skipped
-    except Cancelled as stopped:
-        status, error = "cancelled", stopped
-    except BudgetExceeded as over:  # nothing is wrong with the row: it waits for more budget
-        status, error = "cancelled", over
-        counts.over_budget = counts.over_budget or str(over)
     except HeadraceError as failure:
-        status, error = "failed", failure
-    closing = _closing(ctx, opening, (status, result, error))
+        ending: Ending = "failed", None, failure
+    else:
+        if verdict == "run":
+            before, granted = attempts_before(ctx, earlier)
+            job = RowJob(found.row, opening.id, found.scope, opening, before, granted)
+            ending = await ending_of(_call_kind(ctx, job, views))
+        else:
+            ending = verdict, None, StepSkipped(reason)
+    _, result, error = ending
+    if isinstance(error, BudgetExceeded):
+        counts.over_budget = counts.over_budget or str(error)
+    closing = closed(ctx, opening, ending)
     of_rows = result.row_records if result is not None else getattr(error, "row_records", ())
     for start in range(0, len(of_rows), SCORES_AT_ONCE):
         await ctx.store.aput(*_score_records(ctx, of_rows[start : start + SCORES_AT_ONCE]))
     # Last: a once step with a final record has all its rows' records.
-    closing = await _put_closing(ctx, closing, result.fence if result is not None else None)
+    closing = await put_closed(ctx, closing, result.fence if result is not None else None)
     _count(ctx, counts, closing, error)
-
-
-async def _put_closing(ctx: StepContext, closing: RecordRow, fence: int | None) -> RecordRow:
-    """Write a row's record; what was made under a claim that has passed on is linked to the new holder's."""
-    try:
-        await ctx.store.aput(closing, fence=fence)
-    except StoreConflict:
-        key = closing.value_key
-        made = ctx.store.reusable([key]).get(key) if fence is not None and key is not None else None
-        if made is not None:
-            closing = dataclasses.replace(closing, output=made.output, reused_from=made.id)
-        elif fence is None:
-            raise
-        await ctx.store.aput(closing)
-    return closing
 
 
 def _verdict(ctx: StepContext, found: RowScope) -> tuple[RecordStatus | Literal["run"], str]:
@@ -218,87 +192,6 @@ async def _call_kind(
     return await run(ctx, job)
 
 
-def _is_final(ctx: StepContext, record: RecordRow) -> bool:
-    """Whether a record stands: done in any process, or failed since this execution of the run began.
-
-    A task that Prefect retries must not try failed rows again; only the user's resume does. What a step that
-    the user has changed left behind does not stand.
-    """
-    finished = record.finished_at or 0.0
-    failed = record.status in ("failed", "blocked") and finished >= ctx.since
-    return failed or (record.status in DONE and finished >= ctx.anew)
-
-
-def _opening(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow:
-    """Return the row's record as `running`; a resumed row keeps its record, and so its attempts."""
-    return RecordRow(
-        id=earlier.id if earlier is not None else ctx.clock.new_id(),
-        run_id=ctx.run_id,
-        step=ctx.step_id,
-        row=row,
-        status="running",
-        started_at=ctx.clock.now(),
-        worker=ctx.worker,
-    )
-
-
-def _attempts_before(ctx: StepContext, earlier: RecordRow | None) -> tuple[int, int]:
-    """Return how many attempts the record has, and how many of them a resume forgives.
-
-    A row that is run again by the user's wish, because it failed or its step was changed, gets its tries
-    anew; one that a crash or a stop left open goes on with what is left of its bound.
-    """
-    if earlier is None:
-        return 0, 0
-    attempts = ctx.store.attempts(earlier.id, payloads=False)
-    if earlier.status == "failed" or (earlier.status in DONE and not _is_final(ctx, earlier)):
-        return len(attempts), len(attempts)
-    unsent = sum(attempt.state == "error" and attempt.error_type == "Cancelled" for attempt in attempts)
-    return len(attempts), unsent
-
-
-def _closing(
-    ctx: StepContext, opening: RecordRow, ending: tuple[RecordStatus, RowResult | None, Exception | None]
-) -> RecordRow:
-    status, result, error = ending
-    left: dict[str, Any]
-    if result is not None:
-        left = {
-            "value_key": result.value_key,
-            "reused_from": result.reused_from,
-            "inputs": _json(result.inputs),
-            "messages": _json(result.messages),
-            "output": canonical(result.output),
-            "tokens_in": result.tokens_in,
-            "tokens_out": result.tokens_out,
-            "cost_micro": result.cost_micro,
-            "attempts": result.attempts,
-        }
-    else:
-        output, tally = getattr(error, "output", None), getattr(error, "tally", None)
-        left = {
-            "inputs": _json(getattr(error, "inputs", None)),
-            "messages": _json(getattr(error, "messages", None)),
-            "output": canonical(output) if output is not None else None,
-            "tokens_in": getattr(tally, "tokens_in", None),
-            "tokens_out": getattr(tally, "tokens_out", None),
-            "cost_micro": getattr(tally, "cost_micro", None),
-            "attempts": len(ctx.store.attempts(opening.id, payloads=False)),
-        }
-    return RecordRow(
-        id=opening.id,
-        run_id=opening.run_id,
-        step=opening.step,
-        row=opening.row,
-        status=status,
-        worker=opening.worker,
-        started_at=opening.started_at,
-        finished_at=ctx.clock.now(),
-        error=_error_json(error),
-        **left,
-    )
-
-
 def _score_records(ctx: StepContext, scores: Sequence[RowScore]) -> list[RecordRow]:
     """Return the records of a once step's rows; those of an earlier try keep their ids."""
     if not scores:
@@ -320,22 +213,6 @@ def _score_records(ctx: StepContext, scores: Sequence[RowScore]) -> list[RecordR
         )
         for score in scores
     ]
-
-
-def _error_json(error: Exception | None) -> bytes | None:
-    if error is None:
-        return None
-    content: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
-    if isinstance(error, HeadraceError):
-        content = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-    history = getattr(error, "history", None)
-    if history:
-        content["history"] = list(history)
-    return _json(content)
-
-
-def _json(value: Any) -> bytes | None:
-    return None if value is None else _ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
 def _limit(ctx: StepContext) -> asyncio.Semaphore:
