@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import cold
 import compare
@@ -34,7 +35,7 @@ import single
 from contenders import CONTENDERS, PREFECT_FLOW, Bench, Contender
 from endpoint import endpoint
 from postgres import cpu_seconds, postgres
-from prefect_api import prefect_server
+from servers.prefect_server import prefect_server
 
 Table = list[list[str]]
 BY_NAME = {who.name: who for who in CONTENDERS}
@@ -135,7 +136,7 @@ def prepared(given: argparse.Namespace) -> Iterator[Bench]:
         )
         if needs_prefect(given):
             say("waiting for a Prefect server")
-            bench.prefect_url = stack.enter_context(prefect_server(folder))
+            bench.prefect_url = stack.enter_context(prefect_server(folder / "prefect-home"))
         yield bench
 
 

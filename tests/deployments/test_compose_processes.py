@@ -13,9 +13,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import yaml
 from servers import postgres_server, redis_server
 from servers.launch import start
 from servers.prefect_server import prefect_server
+from servers.waiting import until
 
 from chains.store import open_store
 
@@ -83,14 +83,6 @@ def ask(url: str, path: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(f"{url}/{path}", data=json.dumps(body).encode(), headers=headers)
     with urllib.request.urlopen(request, timeout=20) as reply:
         return json.loads(reply.read())
-
-
-def until(question: Callable[[], Any], what: str, seconds: float = 150) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := question()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
-    return found
 
 
 @pytest.mark.timeout(500)
@@ -159,14 +151,14 @@ def test_the_stack_runs_a_chain_when_data_arrives(postgres: str, tmp_path: Path)
             runs = ask(url, "flow_runs/filter", {"flow_runs": {"tags": {"all_": ["chain:desk"]}}})
             return [run for run in runs if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]
 
-        [run] = until(ended, "no flow run came to its end")
+        [run] = until(ended, "the end of a flow run")
         assert run["state_type"] == "COMPLETED", log.read_text()[-3000:]
 
         def settled() -> bool:
             tasks = ask(url, "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
             return len(tasks) == 4 and all(task["state_type"] == "COMPLETED" for task in tasks)
 
-        until(settled, "the events of the task runs did not come through Redis")
+        until(settled, "what Redis tells of the task runs")
     store_url = client["HEADRACE_STORE"]
     with open_store(store_url, home=tmp_path / "home", blobs=tmp_path / "blobs") as store:
         [ours] = store.runs()

@@ -17,8 +17,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from servers.headrace_up import Up, command_line, until
+from servers.headrace_up import Up, command_line
 from servers.ports import free_port
+from servers.waiting import until
 
 from chains.errors import EnvironmentLacks, InputInvalid, StepFailed, TimedOut
 from flows.client import acall, begin_call, call, deployment_of

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from servers.prefect_api import ask
 from servers.prefect_worker import worker
+from servers.waiting import until
 
 from chains.loading import load
 from flows.forms import form_of
@@ -106,15 +107,6 @@ class Office:
         chosen = {"flow_run_id": {"any_": [flow_run]}, "key": {"any_": [f"{chain}-result"]}}
         (artifact,) = ask(self.url, "artifacts/filter", {"artifacts": chosen})
         return artifact["data"]
-
-
-def until(look: Callable[[], Any], limit: float = 120) -> Any:
-    begun = time.monotonic()
-    while time.monotonic() - begun < limit:
-        if found := look():
-            return found
-        time.sleep(0.25)
-    raise AssertionError("it did not come")
 
 
 def with_schedule(source: str, schedule: str) -> str:
@@ -261,7 +253,7 @@ def test_a_schedule_fires_and_that_of_a_paused_deployment_does_not(staffed: Offi
     def fired() -> list[dict[str, Any]]:
         return [run for run in staffed.runs_of("awake") if run["state_type"] == "COMPLETED"]
 
-    done = until(fired, limit=240)
+    done = until(fired, seconds=240)
     ask(staffed.url, f"deployments/{staffed.deployment('awake')['id']}/pause_deployment", {})
     assert all(run["auto_scheduled"] for run in done)
     assert staffed.result(done[0]["id"], "awake")["outputs"] == {"reply": "warm: TICK"}

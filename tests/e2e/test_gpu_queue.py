@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from servers.headrace_up import until
 from servers.prefect_api import ask
+from servers.waiting import until
 
 from chains.store import open_store
 

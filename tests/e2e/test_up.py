@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers.headrace_up import CHAIN, Up, until
+from servers.headrace_up import CHAIN, Up
 from servers.prefect_api import ask
+from servers.waiting import until
 
 from chains.store import open_store
 
@@ -30,7 +31,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         if up.process.poll() is None:
             up.process.kill()
             up.process.wait()
-        until(lambda up=up: not up.left(), limit=40)
+        until(lambda up=up: not up.left(), seconds=40)
 
 
 def test_one_command_runs_chains_and_ctrl_c_takes_all_of_it_down(start: Callable[..., Up]) -> None:
@@ -93,7 +94,7 @@ def test_what_it_started_ends_when_it_is_killed(start: Callable[..., Up]) -> Non
     up.stands()
     up.process.kill()
     up.process.wait()
-    until(lambda: not up.left(), limit=60)
+    until(lambda: not up.left(), seconds=60)
 
 
 def test_a_port_that_something_else_has_is_one_sentence(tmp_path: Path, start: Callable[..., Up]) -> None:

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from servers.ports import free_port
 from servers.prefect_api import ask
+from servers.waiting import until
 
 CHAIN = """chain: shout
 inputs:
@@ -98,12 +97,3 @@ class Up:
 
 def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
-
-
-def until(look: Callable[[], Any], limit: float = 120) -> Any:
-    begun = time.monotonic()
-    while time.monotonic() - begun < limit:
-        if found := look():
-            return found
-        time.sleep(0.2)
-    raise AssertionError("it did not come")
