@@ -133,9 +133,8 @@ def begin_call(
     parameters: dict[str, Any] = dict(inputs or {})
     parameters |= {"data": data} if data is not None else {}
     parameters |= {"options": dict(options)} if options else {}
-    body: dict[str, Any] = {"parameters": parameters}
-    if idempotency_key is not None:
-        body["idempotency_key"] = idempotency_key
+    # A request is repeated where the server is busy, and may have done its work the first time.
+    body = {"parameters": parameters, "idempotency_key": idempotency_key or Clock().new_id()}
     flow_run = _ask(url, f"deployments/{deployment_of(chain, api=api)['id']}/create_flow_run", body)
     return Call(chain, flow_run["id"], url)
 

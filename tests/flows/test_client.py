@@ -77,6 +77,15 @@ def test_429_is_waited_for_and_asked_again(api: Api) -> None:
     assert api.answers == []
 
 
+def test_a_call_that_names_no_key_makes_one_run_however_often_it_is_asked(api: Api) -> None:
+    busy = (503, {"Retry-After": "0.01"}, {})
+    api.will(DEPLOYMENT, busy, busy, {"id": "f1"}, DEPLOYMENT, {"id": "f2"})
+    begin_call("c", {"x": 1}, api=api.url)
+    begin_call("c", {"x": 1}, api=api.url)
+    *first, second = [body["idempotency_key"] for path, body in api.asked if path.endswith("flow_run")]
+    assert len(first) == 3 and len(set(first)) == 1 and second != first[0]
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
@@ -118,7 +127,7 @@ def test_the_outputs_of_a_data_set_are_a_list(api: Api) -> None:
     rows = [{"row": 0, "status": "ok", "outputs": {"a": 1}, "errors": {}}]
     api.will(DEPLOYMENT, {"id": "f1"}, ENDED, result(outputs=None, row_outputs=rows))
     assert call("c", data="d.csv", options={"limit": 1}, api=api.url) == rows
-    assert api.asked[1][1] == {"parameters": {"data": "d.csv", "options": {"limit": 1}}}
+    assert api.asked[1][1]["parameters"] == {"data": "d.csv", "options": {"limit": 1}}
 
 
 def test_an_address_where_nothing_answers_is_told_without_its_password() -> None:
