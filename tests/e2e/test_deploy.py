@@ -244,9 +244,11 @@ def test_a_worker_runs_a_filled_in_form_and_leaves_its_outputs(staffed: Office) 
 @pytest.mark.slow
 def test_a_schedule_fires_and_that_of_a_paused_deployment_does_not(staffed: Office) -> None:
     schedule = "{interval: 4s, inputs: {ticket: tick}}"
-    staffed.write("asleep", with_schedule(CHAIN.replace("chain: shout", "chain: asleep"), schedule))
+    asleep = CHAIN.replace("chain: shout", "chain: asleep")
+    staffed.write("asleep", asleep)
     staffed.deploy()
     ask(staffed.url, f"deployments/{staffed.deployment('asleep')['id']}/pause_deployment", {})
+    staffed.write("asleep", with_schedule(asleep, schedule))  # paused before there is anything to run
     staffed.write("awake", with_schedule(CHAIN.replace("chain: shout", "chain: awake"), schedule))
     staffed.deploy()
 
