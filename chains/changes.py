@@ -71,7 +71,7 @@ def with_dependents(steps: frozenset[str], graph: Graph) -> frozenset[str]:
 
 def _parts(step_id: str, step: Step, chain_file: ChainFile) -> dict[str, Any]:
     chain = chain_file.chain
-    fields = step.model_dump(mode="json", exclude=set(NOT_COMPARED))
+    fields = step.model_dump(mode="json", exclude={*NOT_COMPARED, *_unused(step)})
     asked = [name for name in (step_id, getattr(step, "like", None)) if name in chain.steps]
     inputs = _inputs_read(asked, chain_file)
     collection = chain.collections.get(_collection_of(step) or "")
@@ -94,6 +94,13 @@ def _parts(step_id: str, step: Step, chain_file: ChainFile) -> dict[str, Any]:
             if name in inputs
         },
     }
+
+
+def _unused(step: Step) -> frozenset[str]:
+    """Return the fields that say nothing here; a step is the same as before there were such fields."""
+    if isinstance(step, PromptStep) and step.samples == 1:
+        return frozenset({"samples", "vote", "quorum"})
+    return frozenset()
 
 
 def _inputs_read(steps: list[str], chain_file: ChainFile) -> set[str]:

@@ -171,6 +171,12 @@ def _check_prompt(subject: Subject, at: YamlPath, words: str, step: PromptStep) 
         subject.findings.at_key(
             (*at, "reask"), f"{words}: 'reask' needs 'output', or there is nothing to fall short of"
         )
+    for key in ("vote", "quorum"):
+        if step.samples == 1 and key in step.model_fields_set:
+            subject.findings.at_key((*at, key), f"{words}: {key!r} needs several 'samples'")
+    if step.samples > 1 and (step.quorum or 0) > step.samples:
+        message = f"{words}: 'quorum' asks for {step.quorum} of {step.samples} samples"
+        subject.findings.at_value((*at, "quorum"), message)
     if step.output is None:
         return
     if isinstance(step.output, str) and step.output.endswith(".json") and step.output not in subject.files:

@@ -150,6 +150,13 @@ def _step_problem(subject: Subject, reader: _Reader, reference: Reference, reads
             f"{reads}, but here {reference.root!r} is a list over the rows: {reader.words} runs once",
             f"Write {reference.root} | map(attribute={name!r}) | list.",
         )
+    if isinstance(step, PromptStep) and step.gives_list:
+        if name.lstrip("-").isdigit():
+            return None
+        return (
+            f"{reads}, but {reference.root!r} is a list: its 'vote' is 'all'",
+            f"Write {reference.root} | map(attribute={name!r}) | list, or {reference.root}[0].{name}.",
+        )
     known = declared_outputs(step, subject.files)
     if known is not None and name not in known:
         return _no_output(reference, reads, known, reference.root)

@@ -37,7 +37,11 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
         {
             "if": {"required": ["reask"], "properties": {"reask": {"minimum": 1}}},
             "then": {"required": ["output"]},
-        }
+        },
+        {
+            "if": {"anyOf": [{"required": ["vote"]}, {"required": ["quorum"]}]},
+            "then": {"required": ["samples"], "properties": {"samples": {"minimum": 2}}},
+        },
     ],
     "EmbedStep": [
         {"oneOf": [{"required": ["into"]}, {"required": ["model"]}]},

@@ -289,7 +289,13 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
 """Per model of chains.spec: each field that decides an answer, and in which form it enters the key."""
 
 LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
-    PromptStep: {**_OUT_CALLING, "reask": "an answer that fits stays right however often one may ask"},
+    PromptStep: {
+        **_OUT_CALLING,
+        "reask": "an answer that fits stays right however often one may ask",
+        "samples": "each is asked for itself, with its number in the key",
+        "vote": "decides what the samples come to, each of which has its own key",
+        "quorum": "decides whether the samples come to anything",
+    },
     EmbedStep: _OUT_CALLING,
     RetrieveStep: _OUT_CALLING,
     PythonStep: _OUT_STEP,

@@ -125,7 +125,7 @@ def _planned(
         pool=pool_of(step, chain),
         needs=tuple(other for other in graph.order if other in graph.needs[step_id]),
         calls=_judgements(step, rows) if isinstance(step, EvaluateStep) else _calls(step, times),
-        tokens_in_estimate=None if sources is None else times * _tokens(sources, sample),
+        tokens_in_estimate=None if sources is None else times * _asked(step) * _tokens(sources, sample),
         model=_described(step, name, model),
         reuse=_reuse(step, model),
     )
@@ -134,13 +134,18 @@ def _planned(
 def _calls(step: Step, times: int) -> int | None:
     match step:
         case PromptStep():
-            return times * (1 + step.reask)
+            return times * _asked(step) * (1 + step.reask)
         case EmbedStep(into=str()):
             return None
         case EmbedStep() | RetrieveStep():
             return times
         case _:
             return 0
+
+
+def _asked(step: Step) -> int:
+    """Return how often the same is asked for a row."""
+    return step.samples if isinstance(step, PromptStep) else 1
 
 
 def _judgements(step: EvaluateStep, rows: int) -> int:
@@ -257,11 +262,25 @@ def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[ra
         )
     if any(isinstance(step, PromptStep) and step.reask for step in chain.steps.values()):
         notes.append("calls are upper bounds: a model is asked again only when its answer does not fit")
+    for name in graph.order:
+        if isinstance(asking := chain.steps[name], PromptStep) and asking.samples > 1:
+            notes.append(f"{name} asks {asking.samples} times for each row: {_voting(asking)}")
     if conditional := [name for name in graph.order if chain.steps[name].when is not None]:
         notes.append(f"{_listed(conditional)}: only for rows where `when` holds")
     if any(step.tokens_in_estimate for step in steps):
         notes.append("tokens are estimated from templates and inputs, without what earlier steps answer")
     return notes
+
+
+def _voting(step: PromptStep) -> str:
+    least = step.least_votes
+    match step.vote:
+        case "majority":
+            return "the answer that most gave" + (f", at least {least} of them" if least > 1 else "")
+        case "first":
+            return "the first that has an answer" + (f", if at least {least} have one" if least > 1 else "")
+        case "all":
+            return f"the list of all answers, of which there must be {least}"
 
 
 def _most(budget: Budget) -> str:

@@ -39,9 +39,9 @@ def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, .
     match step:
         case PromptStep():
             fields = answer_fields(step, files)
-            return (
-                None if fields is None else tuple(dict.fromkeys(("text", "output", "finish_reason", *fields)))
-            )
+            of_vote = ("agreement",) if step.samples > 1 else ()
+            own = ("text", "output", "finish_reason", *of_vote)
+            return None if fields is None else tuple(dict.fromkeys((*own, *fields)))
         case RetrieveStep():
             return ("hits", "scores")
         case EmbedStep(into=None):

@@ -13,7 +13,7 @@ from chains.errors import Problem
 from chains.graph import models_of, nested_templates, templates_of
 from chains.references import Reference, references
 from chains.source.marks import YamlPath
-from chains.spec import Chain, EmbedStep, Model, RetrieveStep
+from chains.spec import Chain, EmbedStep, Model, PromptStep, RetrieveStep
 from chains.templates import has_expression
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def missing_environment(chain: Chain, env: Mapping[str, str], *, without: Collec
 
 
 def warnings(chain_file: ChainFile) -> list[Problem]:
-    """Return what is allowed and probably not meant: inputs, models and collections that nothing uses."""
+    """Return what is allowed and probably not meant: unused parts, and samples that are all the same."""
     chain = chain_file.chain
     models, collections = in_use(chain)
     inputs = _inputs_read(chain_file)
@@ -50,13 +50,15 @@ def warnings(chain_file: ChainFile) -> list[Problem]:
     unused += [("collections", name) for name in chain.collections if name not in collections]
     if "*" not in inputs:
         unused += [("inputs", name) for name in chain.inputs if name not in inputs]
-    return sorted(
-        (
-            Problem(chain_file.where(*path), f"{str(path[0])[:-1]} {path[1]!r} is used by no step")
-            for path in unused
-        ),
-        key=lambda problem: problem.location,
-    )
+    problems = [
+        Problem(chain_file.where(*path), f"{str(path[0])[:-1]} {path[1]!r} is used by no step")
+        for path in unused
+    ]
+    for step_id, step in chain.steps.items():
+        if isinstance(step, PromptStep) and step.samples > 1 and _answers_the_same(step, chain):
+            words = f"the samples of step {step_id!r} are all the same: its model has `temperature: 0`"
+            problems.append(Problem(chain_file.where("steps", step_id, "samples"), words))
+    return sorted(problems, key=lambda problem: problem.location)
 
 
 def in_use(chain: Chain) -> tuple[set[str], set[str]]:
@@ -86,6 +88,14 @@ def _inputs_read(chain_file: ChainFile) -> set[str]:
     for template in nested_templates(("outputs",), chain.outputs):
         found += references(template.source)
     return {reference.path[0] if reference.path else "*" for reference in found if reference.root == "inputs"}
+
+
+def _answers_the_same(step: PromptStep, chain: Chain) -> bool:
+    model = chain.models.get(step.model or chain.defaults.model or "")
+    if model is None:
+        return False
+    # Models of this machine sample only where they are told to.
+    return model.temperature == 0 or (model.temperature is None and model.provider != "openai")
 
 
 def _needs_default_key(model: Model, env: Mapping[str, str]) -> bool:

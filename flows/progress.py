@@ -73,6 +73,9 @@ class Monitor:
                 step.started = step.started if step.started is not None else self.clock.monotonic()
             case "row":
                 self._row(step, progress)
+            case "item":
+                step.reused += progress.reused
+                self._spent(step, progress)
             case "retry":
                 step.retried += 1
             case "message":
@@ -85,6 +88,11 @@ class Monitor:
         step.failed += progress.status in ("failed", "blocked")
         step.skipped += progress.status == "skipped"
         step.reused += progress.reused
+        self._spent(step, progress)
+        if step.finished:
+            step.ended, step.note = self.clock.monotonic(), ""
+
+    def _spent(self, step: StepProgress, progress: Progress) -> None:
         step.tokens_in += progress.tokens_in
         step.tokens_out += progress.tokens_out
         step.cost_micro += progress.cost_micro or 0
@@ -94,5 +102,3 @@ class Monitor:
             and (progress.tokens_in or progress.tokens_out)
         ):
             step.cost_known = False
-        if step.finished:
-            step.ended, step.note = self.clock.monotonic(), ""

@@ -28,7 +28,7 @@ class Progress:
     """One thing that happened in a step; the command line and Prefect show them."""
 
     step: str
-    event: Literal["started", "row", "retry", "message", "ended"]
+    event: Literal["started", "row", "item", "retry", "message", "ended"]
     row: int | None = None
     status: str | None = None
     reused: bool = False
@@ -128,12 +128,13 @@ class OnceJob:
 class RowResult:
     """What a step function leaves behind for one row; the caller writes it as a record.
 
-    Raise an error of chains.errors for a failed row. `value_key` is the key under which the output may be
-    reused in later runs, or None when it must not be. `reused_from` is set when it was. `fence` is that of
-    the claim on the value key under which the result was made.
+    `output` is JSON: a dict, or a list where the step gives one. Raise an error of chains.errors for a
+    failed row. `value_key` is the key under which the output may be reused in later runs, or None when it
+    must not be. `reused_from` is set when it was. `fence` is that of the claim on the value key under which
+    the result was made.
     """
 
-    output: dict[str, Any]
+    output: Any
     value_key: str | None = None
     reused_from: str | None = None
     inputs: Mapping[str, Any] | None = None

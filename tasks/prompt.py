@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from tasks.attempts import Caller, call, caller_for
 from tasks.context import Progress, RowJob, RowResult, StepContext
 from tasks.python import load_object
 from tasks.reuse import Question, answer, question
+from tasks.sampling import run_samples
 
 if TYPE_CHECKING:
     from tasks.providers import Completion, Provider, Reply
@@ -29,13 +30,30 @@ if TYPE_CHECKING:
 
 async def run_row(ctx: StepContext, job: RowJob) -> RowResult:
     """Render the prompt for one row, ask, and return what the model said."""
+    step = ctx.step
+    assert isinstance(step, PromptStep)
     prepared = await _prepared(ctx)
     inputs = variables_of(prepared.variables, job.scope)
-    messages: list[dict[str, str]] | None = None
     try:
-        messages = asked_for = render_messages(prepared.parts, job.scope)
-        asked = _question(ctx, prepared, messages)
-        result = await answer(ctx, asked, lambda claim: _ask(ctx, job, prepared, asked_for, claim))
+        messages = render_messages(prepared.parts, job.scope)
+    except HeadraceError as error:
+        error.inputs = inputs
+        raise
+
+    async def ask(of: RowJob, sample: int) -> RowResult:
+        return await _noted(inputs, messages, _answer(ctx, of, prepared, messages, sample=sample))
+
+    if step.samples == 1:
+        return await ask(job, 0)
+    return await _noted(inputs, messages, run_samples(ctx, job, ask))
+
+
+async def _noted(
+    inputs: Mapping[str, Any], messages: list[dict[str, str]], work: Awaitable[RowResult]
+) -> RowResult:
+    """Write on what comes of the work what was asked, and with which values."""
+    try:
+        result = await work
     except HeadraceError as error:
         error.inputs = inputs
         error.messages = error.messages or messages
@@ -43,6 +61,14 @@ async def run_row(ctx: StepContext, job: RowJob) -> RowResult:
     result.inputs = inputs
     result.messages = result.messages or messages
     return result
+
+
+async def _answer(
+    ctx: StepContext, job: RowJob, prepared: _Prepared, messages: list[dict[str, str]], *, sample: int
+) -> RowResult:
+    asked = _question(ctx, prepared, messages, sample)
+    asking = _Asking(prepared, messages, sample)
+    return await answer(ctx, asked, lambda claim: _ask(ctx, job, asking, claim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +178,7 @@ def _check_class(model: Any, value: Any) -> None:
         raise OutputInvalid(f"The answer does not fit {model.__name__}: {problems[:1000]}.") from error
 
 
-def _question(ctx: StepContext, prepared: _Prepared, messages: list[dict[str, str]]) -> Question:
+def _question(ctx: StepContext, prepared: _Prepared, messages: list[dict[str, str]], sample: int) -> Question:
     """Return what decides the answer."""
     provider, form = prepared.provider, prepared.form
     schema = form.schema if form is not None else None
@@ -160,25 +186,18 @@ def _question(ctx: StepContext, prepared: _Prepared, messages: list[dict[str, st
         "messages": messages,
         "model": provider.identity,
         "schema": schema,
-        "sample": 0,
+        "sample": sample,
     }
     if prepared.accepts_length:  # half an answer is none to a step that does not say so
         parts["on_length"] = "accept"
     return question(ctx, "prompt", parts, same=provider.deterministic)
 
 
-async def _ask(  # noqa: PLR0917 - what one row asks, and for whom
-    ctx: StepContext,
-    job: RowJob,
-    prepared: _Prepared,
-    messages: list[dict[str, str]],
-    claim: Claim | None,
-) -> RowResult:
+async def _ask(ctx: StepContext, job: RowJob, asking: _Asking, claim: Claim | None) -> RowResult:
     """Ask, and ask again up to `reask` times with the reason why the answer does not fit."""
     step = ctx.step
     assert isinstance(step, PromptStep)
-    caller = caller_for(ctx, job, prepared.model, claim=claim)
-    asking = _Asking(prepared)
+    caller, messages = caller_for(ctx, job, asking.model, claim=claim), asking.messages
     history: list[str] = []
     for asked in range(step.reask + 1):
         try:
@@ -192,7 +211,7 @@ async def _ask(  # noqa: PLR0917 - what one row asks, and for whom
             ctx.report(Progress(ctx.step_id, "retry", row=job.row, text=f"asked again: {error.message}"))
         else:
             break
-    _report_other_model(ctx, prepared.model, completion)
+    _report_other_model(ctx, asking.model, completion)
     result = RowResult(
         output=step_output(completion.text, completion.finish_reason, parsed), messages=messages
     )
@@ -202,7 +221,10 @@ async def _ask(  # noqa: PLR0917 - what one row asks, and for whom
 class _Asking:
     """One question to one model, with the last answer that it got."""
 
-    def __init__(self, prepared: _Prepared) -> None:
+    def __init__(self, prepared: _Prepared, messages: list[dict[str, str]], sample: int) -> None:
+        self.model = prepared.model
+        self.messages = messages
+        self._sample = sample
         self._provider = prepared.provider
         self._form = prepared.form
         self._accepts_length = prepared.accepts_length
@@ -213,7 +235,7 @@ class _Asking:
     ) -> tuple[Completion, Any]:
         """Return the completion and, where the step has an `output:`, its value."""
         schema = self._form.schema if self._form is not None else None
-        request = self._provider.chat_request(messages, schema=schema, sample=0)
+        request = self._provider.chat_request(messages, schema=schema, sample=self._sample)
         return await call(caller, request, self._provider.send_chat, self._read, granted=granted)
 
     def complaint(self, error: OutputInvalid) -> list[dict[str, str]]:

@@ -63,6 +63,7 @@ from chains.spec.steps import (
     PythonStep,
     RetrieveStep,
     StepBase,
+    Vote,
 )
 
 __all__ = [
@@ -108,6 +109,7 @@ __all__ = [
     "StepBase",
     "Template",
     "TrainingFiles",
+    "Vote",
     "kind_of",
     "parse_duration",
     "runs_once",

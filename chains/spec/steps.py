@@ -35,6 +35,7 @@ class StepBase(Part):
     """Work pool of this step."""
 
 
+Vote: TypeAlias = Literal["majority", "first", "all"]
 CacheMode: TypeAlias = Literal["run", "always", "never", "refresh"]
 
 
@@ -74,6 +75,24 @@ class PromptStep(CallingStep):
     on_length: Literal["fail", "accept"] = "fail"
     """What an answer is that stopped at the token limit: a failed row, or an answer whose
     `finish_reason` is `length`."""
+    samples: int = Field(default=1, ge=1, le=100)
+    """How often the same is asked for each row. Each sample is a record of its own."""
+    vote: Vote = "majority"
+    """What the samples come to. `majority`: the answer that most of them gave, the first seen of several with
+    as many votes; `first`: the first sample that has an answer; `all`: the list of all answers, in order."""
+    quorum: int | None = Field(default=None, ge=1)
+    """How many samples must have given the same answer (`majority`), or any answer (`first`, `all`), or the
+    row fails. Default: 1; with `all`, every sample."""
+
+    @property
+    def gives_list(self) -> bool:
+        """Whether the step gives all answers in place of one."""
+        return self.samples > 1 and self.vote == "all"
+
+    @property
+    def least_votes(self) -> int:
+        """The quorum, or what it is when left out."""
+        return self.quorum or (self.samples if self.vote == "all" else 1)
 
     @field_validator("prompt")
     @classmethod

@@ -114,6 +114,13 @@ class Reads:
         found = self._values(_at_position(), place)
         return decode(RECORDS, found[0], self.blobs, payloads=True) if found else None
 
+    def samples(self, record: RecordRow) -> list[RecordRow]:
+        """Return the records of the samples that a record's answer is made of, in order."""
+        place = {name: getattr(record, name) for name in _PLACE}
+        return [
+            decode(RECORDS, values, self.blobs, payloads=True) for values in self._values(_samples(), place)
+        ]
+
     def outputs(self, run_id: str, step: str, rows: range) -> dict[int, tuple[str, bytes | None]]:
         """Return by row the status and the output of a step's records; other payloads are left unread."""
         span = {"run_id": run_id, "step": step, "start": rows.start, "stop": rows.stop}
@@ -211,11 +218,21 @@ class Reads:
 # Asked once per row, so built once per process: building them takes longer than the database does.
 
 
+_PLACE: Final = ("run_id", "step", "row", "item", "turn")
+"""What samples of one record share."""
+
+
 @cache
 def _at_position() -> Select[Any]:
-    names = ("run_id", "step", "row", "item", "turn", "sample")
-    position = [schema.records.c[name] == bindparam(name) for name in names]
+    position = [schema.records.c[name] == bindparam(name) for name in (*_PLACE, "sample")]
     return select(*RECORDS.columns(payloads=True)).where(*position)
+
+
+@cache
+def _samples() -> Select[Any]:
+    place = [schema.records.c[name] == bindparam(name) for name in _PLACE]
+    query = select(*RECORDS.columns(payloads=True)).where(*place, schema.records.c.sample > 0)
+    return query.order_by(schema.records.c.sample)
 
 
 @cache

@@ -32,6 +32,9 @@ def show(
     row: Annotated[
         int | None, typer.Option("--row", min=0, max=MOST_ROWS, help="One row, counted from 0.")
     ] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, max=100, help="One sample of the row, counted from 1.")
+    ] = None,
     raw: Annotated[
         bool,
         typer.Option("--raw", help="Print only the exact bytes of the last request, to a file or a pipe."),
@@ -44,11 +47,13 @@ def show(
     with reading(store) as opened:
         found = find_run(opened, run)
         if step is None:
-            if row is not None or raw:
-                raise InputInvalid("--row and --raw need --step.", hint="Name a step of the run.")
+            if row is not None or raw or sample is not None:
+                raise InputInvalid("--row, --sample and --raw need --step.", hint="Name a step of the run.")
             _show_run(opened, found, as_json=as_json)
             return
         record = find_record(opened, found, step, row)
+        if sample is not None:
+            record = _sample_of(opened, record, sample)
         if record is None:
             _show_step(opened, found, step, limit=limit, as_json=as_json)
         elif raw:
@@ -72,6 +77,15 @@ def find_record(store: Store, run: RunRow, step_id: str, row: int | None) -> Rec
             f"{place} has no record in run {run.id}.", hint="It has not run; `headrace show RUN` says why."
         )
     return record
+
+
+def _sample_of(store: Store, record: RecordRow | None, number: int) -> RecordRow:
+    if record is None:
+        raise InputInvalid("--sample needs --row.", hint="Name one row.")
+    for sample in store.samples(record):
+        if sample.sample == number:
+            return sample
+    raise InputInvalid(f"the record has no sample {number}.", hint="Leave --sample out to see which it has.")
 
 
 def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
@@ -146,31 +160,33 @@ def _show_step(store: Store, run: RunRow, step: str, *, limit: int, as_json: boo
     if as_json:
         print_json(listed)
         return
-    lines = [
-        {
-            "row": record.row,
-            "status": record.status,
-            "reused": "yes" if record.reused_from else "",
-            "attempts": record.attempts,
-            "tokens in": record.tokens_in,
-            "tokens out": record.tokens_out,
-            "seconds": _seconds(record),
-            "output or error": shorten(_summary(record), 90),
-        }
-        for record in records
-    ]
+    lines = [{"row": record.row, **_line(record)} for record in records]
     failed_first = sorted(lines, key=lambda line: line["status"] not in ("failed", "blocked"))
     print(table(failed_first[:limit], right=_RIGHT | {"row"}))
     if len(lines) > limit:
         print(f"… {len(lines) - limit} more; --limit N or --row N shows them.")
 
 
+def _line(record: RecordRow) -> dict[str, Any]:
+    return {
+        "status": record.status,
+        "reused": "yes" if record.reused_from else "",
+        "attempts": record.attempts,
+        "tokens in": record.tokens_in,
+        "tokens out": record.tokens_out,
+        "seconds": _seconds(record),
+        "output or error": shorten(_summary(record), 90),
+    }
+
+
 def _show_record(store: Store, record: RecordRow, *, as_json: bool) -> None:
-    attempts = store.attempts(record.id)
+    attempts, samples = store.attempts(record.id), [] if record.sample else store.samples(record)
     if as_json:
-        print_json(_record_json(record, attempts))
+        of_samples = [_record_json(sample, store.attempts(sample.id)) for sample in samples]
+        print_json(_record_json(record, attempts) | ({"samples": of_samples} if of_samples else {}))
         return
     place = f" · row {record.row}" if record.row >= 0 else ""
+    place += f" · sample {record.sample}" if record.sample else ""
     print(f"{record.step}{place} · {record.status} · {_seconds(record)} s · record {record.id}")
     if record.reused_from:
         print(f"reused from record {record.reused_from} (key {(record.value_key or '')[:12]})")
@@ -182,6 +198,13 @@ def _show_record(store: Store, record: RecordRow, *, as_json: bool) -> None:
     for message in json.loads(record.messages) if record.messages else []:
         _section(message["role"], message["content"])
     _section("output", _pretty(record.output))
+    if samples:
+        print("\n[samples; --sample N shows one]")
+        print(
+            table(
+                [{"sample": sample.sample, **_line(sample)} for sample in samples], right=_RIGHT | {"sample"}
+            )
+        )
     for attempt in attempts:
         _print_attempt(attempt)
 

@@ -7,7 +7,7 @@ flows.inspector.texts' limits, unless all of them are asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chains.clock import elapsed, iso
@@ -67,6 +67,7 @@ def record_view(looking: Looking, run: RunRow, record: RecordRow, *, whole: bool
         "fields": _fields(output, SHORT if not whole else _ALL),
         "passages": _passages(output, SHORT if not whole else _ALL),
         "error": decoded(record.error),
+        "samples": [] if record.sample else _samples(store.samples(record)),
         "attempts": [
             _attempt(attempt, SHORT * 2 if not whole else _ALL) for attempt in attempts[: _most(whole)]
         ],
@@ -164,6 +165,27 @@ def _fields(output: Any, limit: int) -> dict[str, str]:
         if name not in ("text", "output", "finish_reason", "hits")
     }
     return {name: cut(pretty(value), limit).text for name, value in list(kept.items())[:MOST]}
+
+
+def _samples(records: Sequence[RecordRow]) -> list[dict[str, Any]]:
+    return [
+        {
+            "sample": sample.sample,
+            "status": sample.status,
+            "seconds": elapsed(sample.started_at, sample.finished_at),
+            "tokens_in": sample.tokens_in,
+            "tokens_out": sample.tokens_out,
+            "said": _said(sample),
+        }
+        for sample in records
+    ]
+
+
+def _said(sample: RecordRow) -> str:
+    if sample.error is not None:
+        return cut(str((decoded(sample.error) or {}).get("message")), SHORT).text
+    found = _response(decoded(sample.output), SHORT)
+    return str(found["text"]) if found is not None else ""
 
 
 def _passages(output: Any, limit: int) -> list[dict[str, Any]]:

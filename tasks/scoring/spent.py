@@ -50,15 +50,20 @@ def spent(
     wanted = {item.row for item in rows}
     for name in timed_steps(ctx, step):
         took = _seconds_of_calls(ctx, name)
-        for record in _records(ctx, name, wanted):
+        records = _records(ctx, name, wanted)
+        pieces = {record.row for record in records if record.sample}
+        for record in records:
             made = _made(ctx, record)
-            if made is None or made.status != "ok":
+            if record.sample and record.status == "failed":
+                made = record  # the vote was held without it, and it took its time and money
+            elif made is None or made.status != "ok":
                 why = record.status if made is not None else "its answer's first record is gone"
                 no_time[record.row] = no_cost[record.row] = f"step {name!r}: {why}"
                 continue
             if made is not record:
                 took[made.id] = _sum(ctx.store.attempts(made.id, payloads=False))
-            own = elapsed(made.started_at, made.finished_at) or 0.0
+            # A record that was put together from others, which are counted, took no time of its own.
+            own = 0.0 if record.row in pieces and not record.sample else _own_seconds(made)
             seconds[record.row] += took.get(made.id, 0.0) if made.attempts else own
             if made.attempts and made.cost_micro is None:
                 no_cost[record.row] = f"step {name!r}: its cost is not known"
@@ -100,6 +105,10 @@ def _made(ctx: StepContext, record: RecordRow) -> RecordRow | None:
     return None
 
 
+def _own_seconds(record: RecordRow) -> float:
+    return elapsed(record.started_at, record.finished_at) or 0.0
+
+
 def _sum(attempts: Sequence[AttemptRow]) -> float:
     return sum(elapsed(attempt.started_at, attempt.finished_at) or 0.0 for attempt in attempts)
 
@@ -108,6 +117,6 @@ def _records(ctx: StepContext, step_id: str, wanted: set[int]) -> list[RecordRow
     found: list[RecordRow] = []
     for start in range(min(wanted), max(wanted) + 1, _AT_ONCE):
         span = range(start, start + _AT_ONCE)
-        records = ctx.store.records(ctx.run_id, step_id, rows=span, payloads=False)
+        records = ctx.store.records(ctx.run_id, step_id, rows=span, payloads=False, within=True)
         found += [record for record in records if record.row in wanted]
     return found

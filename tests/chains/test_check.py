@@ -108,6 +108,12 @@ STEP_CASES = {
     "schema that is no JSON": ("  a: {prompt: x, output: notschema.json}", "7:26", "step 'a': "),
     "wrong short form": ("  a: {prompt: x, output: {n: {type: intger}}}", "7:30", "step 'a': 'intger' is no type. Did you mean 'integer'?"),
     "reask without output": ("  a: {prompt: x, reask: 2}", "7:18", "'reask' needs 'output'"),
+    "vote without samples": ("  a: {prompt: x, vote: all}", "7:18", "step 'a': 'vote' needs several 'samples'"),
+    "quorum of one sample": ("  a: {prompt: x, samples: 1, quorum: 1}", "7:30", "step 'a': 'quorum' needs several 'samples'"),
+    "quorum of more than all": ("  a: {prompt: x, samples: 3, quorum: 4}", "7:38", "step 'a': 'quorum' asks for 4 of 3 samples"),
+    "too many samples": ("  a: {prompt: x, samples: 101}", "7:27", "'samples' is 101: it should be less than or equal to 100"),
+    "unknown vote": ("  a: {prompt: x, samples: 3, vote: most}", "7:36", "'vote' cannot be 'most'. Choose one of majority, first, all."),
+    "field of all samples": ("  s: {prompt: x, samples: 3, vote: all}\n  a: {prompt: '{{ s.text }}'}", "8:19", "step 'a' reads 's.text', but 's' is a list: its 'vote' is 'all'. Write s | map(attribute='text') | list, or s[0].text."),
     "like names no prompt": (P + "  a: {prepare: data.jsonl, like: p, completion: '{{ row.a }}'}", "8:34", "'like' names step 'p', which is of kind 'retrieve'. Name a prompt step."),
     "like reads other steps": (P + '  q: {prompt: "{{ p.hits }}"}\n' + "  a: {prepare: data.jsonl, like: q, completion: '{{ row.a }}'}", "9:34", "the prompt of step 'q' reads 'p', and an example has the inputs only"),
     "row in a path": ("  a: {prepare: '{{ row.file }}'}", "7:20", "this text is read once for the run, where there is no row"),
@@ -235,6 +241,7 @@ GOOD_CASES = {
     "vectors per row": "  v: {embed: '{{ inputs.ticket }}', model: mini}\n  a: {prompt: '{{ v.dimension }}'}",
     "gate of finetune": "  f: {finetune: lora, base: writer, data: {train: data.jsonl}, gate: validation_loss < 2}",
     "loops and sets": T + P + '  a: {prompt: "{% set n = 2 %}{% for h in p.hits[:n] %}{{ loop.index }} {{ h.text }}{% endfor %}"}',
+    "votes": "  s: {prompt: x, samples: 3, quorum: 2}\n  l: {prompt: x, samples: 3, vote: all}\n  a: {prompt: '{{ s.agreement }} {{ l[0].text }} {% for x in l %}{{ x.text }}{% endfor %}'}",
     "evaluate reads a metric": T + "  e: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}}\n  a: {prompt: '{{ e.accuracy.low }}'}",
 }  # fmt: skip
 

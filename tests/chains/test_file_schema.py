@@ -33,7 +33,7 @@ MISTAKES = {name: HEAD + lines + "\n" for name, (lines, _, _) in STEP_CASES.item
 # The mistakes that a schema lets pass: it knows the shape of a file, and neither its names nor its folder.
 BEYOND = {
     "references to names of the chain": """unknown output, misspelt field, misspelt field under default,
-        misspelt deep field, unknown step, input without its prefix, unknown input, unknown after, unknown model,
+        misspelt deep field, field of all samples, unknown step, input without its prefix, unknown input, unknown after, unknown model,
         unknown collection, unknown target collection, model as a value, scalar read of a list over rows,
         judge with an unknown model, like names no prompt, like reads other steps, embedder, default model, no model, output reads nothing,
         gate of another step, gate on a whole metric, gate on an unknown part""",
@@ -50,7 +50,7 @@ BEYOND = {
         python that cannot be read, missing schema, schema that is no JSON, written-out key in a file""",
     "keys that need or exclude each other": """judge without its text, judge called like a metric, check of two kinds,
         timed step that runs once, similarity without an embedder, metric without a reference,
-        tokens without a model""",
+        tokens without a model, quorum of more than all""",
     "the meaning of a text or value": """check with a broken regex, written-out key in a text, key written out, secret in a header,
         header of the call, headers of a local model, password in an address, no address, store model,
         malformed store model, wrong short form, default of a wrong type, default not allowed, schedule without a rule,

@@ -33,6 +33,7 @@ steps:
   grade: {prompt: "Grade {{ passages.hits | default([]) }}", model: judge}
   free: {prompt: "Hi", model: free}
   local: {prompt: "Hi", model: small}
+  often: {prompt: "Hi", samples: 5, quorum: 3}
   code: {python: "work.py:run"}
   vector: {embed: "{{ inputs.ticket }}", model: mini, pool: gpu}
   summary: {prompt: "{{ triage | map(attribute='intent') | list }}", once: true}
@@ -77,6 +78,7 @@ def test_calls_are_bounded_with_re_asks(chain_file: ChainFile) -> None:
         "grade": 600,
         "free": 600,
         "local": 600,
+        "often": 3000,
         "vector": 600,
         "summary": 1,
         "index": None,
@@ -142,6 +144,7 @@ def test_notes_say_what_waits_and_where_it_runs(chain_file: ChainFile) -> None:
         "local and vector name pool 'gpu': runs on its workers where Prefect has such a pool, "
         "else in this process",
         "calls are upper bounds: a model is asked again only when its answer does not fit",
+        "often asks 5 times for each row: the answer that most gave, at least 3 of them",
         "passages: only for rows where `when` holds",
         "tokens are estimated from templates and inputs, without what earlier steps answer",
     ]

@@ -163,3 +163,26 @@ def test_a_stopped_run_is_finished_by_resume(make_desk: Callable, number: signal
     assert desk.sent() <= 48 + ambiguous
     assert done.json()["counts"]["reply"]["ok"] == 24
     assert desk.headrace("verify").code == 0
+
+
+def test_samples_are_listed_with_their_record_and_shown_one_by_one(desk) -> None:
+    chain = desk.folder / "votes.yaml"
+    chain.write_text(
+        "chain: votes\ninputs: {ticket: {type: string}}\n"
+        f"models: {{w: {{provider: openai, model: m, seed: 7, base_url: '{desk.server.url}'}}}}\n"
+        "defaults: {model: w}\n"
+        "steps: {ideas: {prompt: 'An idea: {{ inputs.ticket }}', samples: 3, vote: all}}\n"
+        "outputs: {first: '{{ ideas[0].text }}', number: '{{ ideas | length }}'}\n"
+    )
+    done = desk.headrace("run", str(chain), "-i", "ticket=late", "--direct", "--json")
+    assert done.code == 0, done.err
+    assert done.json()["outputs"]["number"] == 3 and "late" in done.json()["outputs"]["first"]
+    assert done.json()["counts"]["ideas"]["ok"] == 1 and done.json()["counts"]["ideas"]["attempts"] == 3
+    record = desk.headrace("show", "last", "--step", "ideas", "--json").json()
+    assert [len(sample["attempts"]) for sample in record["samples"]] == [1, 1, 1]
+    text = desk.headrace("show", "last", "--step", "ideas").out
+    assert "[samples; --sample N shows one]" in text
+    one = desk.headrace("show", "last", "--step", "ideas", "--sample", "2").out
+    assert "ideas · row 0 · sample 2 · ok" in one and '"seed":8' in one
+    none = desk.headrace("show", "last", "--step", "ideas", "--sample", "9")
+    assert none.code == 2 and "no sample 9" in none.err

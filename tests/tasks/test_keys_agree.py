@@ -62,6 +62,9 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "output": {"a": "integer"},
         "reask": 3,
         "on_length": "accept",
+        "samples": None,
+        "vote": "first",
+        "quorum": 2,
     },
     spec.EmbedStep: {**CALLING, "embed": "b.md", "into": "other", "chunk": {"tokens": 99}, "model": None},
     spec.RetrieveStep: {
