@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import quote
 
 import pytest
 from served import Served, write_run
 
+from chains.store import Store
 from flows.inspector.exporting import exported
 
 EVIL = [
@@ -123,6 +125,18 @@ def test_the_page_of_a_record_marks_each_variable_and_leads_to_where_it_came_fro
     compile(view["copies"]["Python"], "copied", "exec")
     assert view["why"]["verdict"] == "ran"
     assert view["template"][1] == {"role": "user", "text": "About {{ triage.text }}: {{ inputs.ticket }}"}
+
+
+def test_the_page_of_a_record_lists_its_samples_and_each_has_a_page(served: Served, store: Store) -> None:
+    write_run(store, "votes", [{"ticket": "late", "intent": EVIL[0], "reply": "x"}])
+    own = store.record("votes", "triage", 0)
+    store.put(*(replace(own, id=f"s{number}", sample=number) for number in (1, 2)))
+    page = served.ask("/runs/votes/steps/triage/0").text
+    assert "<h2>Samples</h2>" in page and "script" not in read(page).tags
+    assert "/runs/votes/steps/triage/0?sample=2" in read(page).links
+    one = read(served.ask("/runs/votes/steps/triage/0?sample=2").text)
+    assert "/runs/votes/steps/triage/0" in one.links and "sample 2" in one.text
+    assert "sample 2" not in read(served.ask("/runs/votes/steps/triage").text).text
 
 
 def test_runs_are_found_by_words_chain_and_status_and_turned_by_page(served: Served) -> None:
