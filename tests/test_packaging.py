@@ -84,6 +84,8 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(tmp_path: 
         "chains/library/starter/model/model.safetensors",
         "flows/inspector/templates/base.html",
         "flows/inspector/static/style.css",
+        "flows/inspector/static/htmx.min.js",
+        "flows/inspector/static/htmx.LICENSE",
     ):
         assert kept in names
     assert any(name.startswith("chains/library/support/handbook/") for name in names)

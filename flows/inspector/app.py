@@ -19,7 +19,7 @@ from flows.inspector.diff_view import diff_view
 from flows.inspector.guard import Guard
 from flows.inspector.looking import Looking, NotThere
 from flows.inspector.record_view import as_json, raw_text, record_view
-from flows.inspector.rendering import page, style
+from flows.inspector.rendering import page, script, style
 from flows.inspector.run_view import run_view, step_view
 from flows.inspector.runs_view import runs_view
 
@@ -45,6 +45,7 @@ def make_app(looking: Looking, *, token: str, hosts: frozenset[str], port: int) 
     routes = [
         Route("/", _shown(looking, "runs.html", _runs_page)),
         Route("/style.css", _style),
+        Route("/htmx.js", _script),
         Route("/runs/{run}/steps/{step}/{row}/raw/{what}", _raw(looking)),
     ]
     for path, (template, view) in pages.items():
@@ -88,6 +89,10 @@ async def _nowhere(request: Request, error: Exception) -> Response:
 
 async def _style(request: Request) -> Response:
     return Response(style(), media_type="text/css")
+
+
+async def _script(request: Request) -> Response:
+    return Response(script(), media_type="text/javascript")
 
 
 def _raw(looking: Looking) -> Callable[[Request], Any]:

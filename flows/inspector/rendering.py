@@ -57,3 +57,9 @@ def _query(**values: Any) -> str:
 def style() -> str:
     """Return the style sheet."""
     return (FOLDER / "static" / "style.css").read_text(encoding="utf-8")
+
+
+@cache
+def script() -> str:
+    """Return htmx, the one script of the pages."""
+    return (FOLDER / "static" / "htmx.min.js").read_text(encoding="utf-8")

@@ -39,8 +39,9 @@ def runs_view(looking: Looking, *, chain: str, status: str, text: str, page: int
     hits = store.records_by_id(found.records) if found is not None else []
     place = {name: at for at, name in enumerate(found.records)} if found is not None else {}
     hits.sort(key=lambda record: place[record.id])
+    lines = [run_line(run, sums.get(run.id, {})) for run in runs]
     return {
-        "runs": [run_line(run, sums.get(run.id, {})) for run in runs],
+        "runs": lines,
         "chains": store.chains_of_runs(),
         "statuses": list(STATUSES),
         "filter": {"chain": chain, "status": status, "text": text},
@@ -49,6 +50,7 @@ def runs_view(looking: Looking, *, chain: str, status: str, text: str, page: int
         "pages": pages,
         "records": [_hit(record, text) for record in hits if record.run_id in shown],
         "runs_not_searched": found.runs_left if found is not None else 0,
+        "refresh": any(line["status"] == "running" for line in lines),
     }
 
 

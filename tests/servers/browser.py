@@ -71,6 +71,17 @@ class Browser:
         self.value(f"document.querySelector({json.dumps(selector)}).click()")
         self.wait()
 
+    def until(self, expression: str, seconds: float = 60) -> None:
+        """Wait until an expression is true in the page, which may change meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not self.value(expression):
+            assert time.monotonic() < deadline, expression
+            time.sleep(0.05)
+
+    def scripts(self, on: bool) -> None:
+        """Let pages have JavaScript, or not; what a test asks is evaluated all the same."""
+        self.tell("Emulation.setScriptExecutionDisabled", value=not on)
+
     def value(self, expression: str) -> Any:
         """Return what an expression is in the page."""
         result = self.tell("Runtime.evaluate", expression=expression, returnByValue=True)
