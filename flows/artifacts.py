@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from chains.spec import kind_of
 from flows.costs import cost_of
 from flows.inspector.addresses import record_path, run_path, step_path
 from flows.listing import list_step, seconds_of
+from flows.measured import estimates
 from tasks.scopes import ONCE
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from flows.prepared import PreparedRun
 
 _MARKUP = re.compile(r"[!#$&()*+/:<=>@\[\\\]^_`{|}~]|(?<=[wW])\.")
-_ESTIMATE = ("value", "low", "high", "n")
 LONGEST_CELL = 300
 LONGEST_BLOCK = 20_000
 LISTED_ROWS = 10
@@ -124,24 +124,9 @@ def _metrics(output: Mapping[str, Any]) -> str:
             "95 % interval": f"{found['low']:.4g} to {found['high']:.4g}",
             "rows": found["n"],
         }
-        for name, found in _estimates(output)
+        for name, found in estimates(output)
     ]
     return "### metrics\n" + _table(lines) if lines else ""
-
-
-def _estimates(output: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, value in output.items():
-        if not isinstance(value, dict):
-            continue
-        if all(_is_figure(value.get(part)) for part in _ESTIMATE):
-            yield prefix + name, value
-        elif not prefix:  # checks and fields of an object have theirs one level below
-            yield from _estimates(value, f"{name}.")
-
-
-def _is_figure(value: Any) -> bool:
-    """Whether a value is a number that a table can show; a model may have written a far longer one."""
-    return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
 
 
 def _many_markdown(run: PreparedRun, step_id: str) -> str:

@@ -102,6 +102,7 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         "version": version,
         **result.metrics(),
         "history": result.history,
+        "curve": result.curve,
     }
     # Training runs on this machine: it takes time and costs no money.
     return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=result.tokens, cost_micro=0)

@@ -94,6 +94,13 @@ class Browses(Reads):
             found.append(Listed(record, output, error, blob is not None))
         return found
 
+    def small_outputs(self, run_id: str, step: str, *, limit: int) -> list[tuple[int, bytes]]:
+        """Return the outputs of a step's first rows by row; what is long enough to be a blob stays closed."""
+        table = schema.records.c
+        query = select(table.row, table.output).where(table.run_id == run_id, table.step == step)
+        query = query.where(table.row >= 0, table.output.is_not(None)).order_by(table.row).limit(limit)
+        return [(int(row), bytes(output)) for row, output in self._values(query)]
+
     def neighbours(self, record: RecordRow) -> tuple[int | None, int | None]:
         """Return the rows before and after a record's that the step has records of."""
         table = schema.records.c

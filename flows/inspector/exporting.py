@@ -15,7 +15,7 @@ from markupsafe import Markup
 from chains.check_secrets import KEY_SHAPES
 from flows.inspector.looking import Looking
 from flows.inspector.record_view import record_view
-from flows.inspector.rendering import page, style
+from flows.inspector.rendering import drawn, page, style
 from flows.inspector.run_view import run_view
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def exported(store: Store, run: RunRow, *, most: int = MOST) -> str:
             for item in listed[: most - len(records)]:
                 record = store.record_by_id(item.record.id)
                 if record is not None:
-                    records.append(record_view(looking, run, record) | {"run": view["run"]})
+                    records.append(drawn(record_view(looking, run, record)) | {"run": view["run"]})
     sheet = style()
     digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
     html = page(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from chains.clock import elapsed, iso
 from chains.diff import why
 from chains.errors import HeadraceError
-from chains.spec import PromptStep
+from chains.spec import PromptStep, kind_of
 from flows.inspector.addresses import record_path
 from flows.inspector.cause_view import cause_view
 from flows.inspector.copying import copies
+from flows.inspector.detail_view import detail_view
 from flows.inspector.marking import marked, root_of
 from flows.inspector.runs_view import run_line
 from flows.inspector.texts import LONGEST, MOST, SHORT, as_text, cut, cut_stretches, decoded, pretty
@@ -71,6 +72,7 @@ def record_view(looking: Looking, run: RunRow, record: RecordRow, *, whole: bool
         "attempts": [
             _attempt(attempt, SHORT * 2 if not whole else _ALL) for attempt in attempts[: _most(whole)]
         ],
+        **detail_view(looking, run, record, _kind(recorded, record)),
         "attempts_left_out": max(0, len(attempts) - _most(whole)),
         "why": _why(looking, recorded, record),
         "copies": copies(recorded, record, attempts, limit),
@@ -78,6 +80,11 @@ def record_view(looking: Looking, run: RunRow, record: RecordRow, *, whole: bool
         "whole": whole,
         "refresh": record.status == "running",
     }
+
+
+def _kind(recorded: RecordedRun | None, record: RecordRow) -> str:
+    step = recorded.chain_file.chain.steps.get(record.step) if recorded is not None else None
+    return kind_of(step) if step is not None else ""
 
 
 def _most(whole: bool) -> int:
@@ -270,7 +277,17 @@ def raw_text(looking: Looking, record: RecordRow, what: str) -> bytes | None:
     return None
 
 
+_DRAWN = frozenset({"picture", "pictures", "waterfall", "refresh"})
+
+
+def _without_pictures(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_pictures(item) for name, item in value.items() if name not in _DRAWN}
+    return [_without_pictures(item) for item in value] if isinstance(value, list) else value
+
+
 def as_json(value: dict[str, Any]) -> bytes:
     """Return a view as JSON, without its pictures."""
-    shown = {name: item for name, item in value.items() if name not in ("picture", "waterfall", "refresh")}
-    return json.dumps(shown, ensure_ascii=False, indent=1, default=str).encode("utf-8", "surrogatepass")
+    return json.dumps(_without_pictures(value), ensure_ascii=False, indent=1, default=str).encode(
+        "utf-8", "surrogatepass"
+    )

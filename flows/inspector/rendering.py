@@ -44,8 +44,16 @@ def _environment() -> Environment:
 
 def page(template: str, view: Mapping[str, Any], **more: Any) -> str:
     """Return a page."""
-    pictures = {name: Markup(view[name]) for name in ("picture", "waterfall") if view.get(name)}
-    return _environment().get_template(template).render({"export": False, **view, **pictures, **more})
+    return _environment().get_template(template).render({"export": False, **drawn(view), **more})
+
+
+def drawn(view: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a view with its pictures as markup, also those inside of it."""
+    found = {**view, **{name: Markup(view[name]) for name in ("picture", "waterfall") if view.get(name)}}
+    if view.get("training"):
+        pictures = [{**one, "svg": Markup(one["svg"])} for one in view["training"]["pictures"]]
+        found["training"] = {**view["training"], "pictures": pictures}
+    return found
 
 
 def _query(**values: Any) -> str:

@@ -11,13 +11,15 @@ from chains.clock import elapsed
 from chains.drawing import Mark, draw, svg
 from flows.cli.show import step_facts
 from flows.inspector.addresses import step_path
+from flows.inspector.detail_view import detail_view
 from flows.inspector.looking import NotThere
 from flows.inspector.runs_view import run_line
 from flows.inspector.texts import SHORT, cut, decoded, pretty, summary
 from flows.inspector.waterfall import attempt_bars, step_bars, waterfall
+from tasks.scopes import ONCE
 
 if TYPE_CHECKING:
-    from chains.store import RunRow, StepRow
+    from chains.store import RecordRow, RunRow, StepRow
     from flows.inspector.looking import Looking
 
 PER_PAGE: Final = 100
@@ -65,6 +67,7 @@ def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page:
     return {
         "run": line,
         "step": step_facts(steps[step_id], counts, line["status"]),
+        **detail_view(looking, run, _own_record(looking, run, steps[step_id]), steps[step_id].kind),
         "records": [
             {
                 "row": item.record.row if item.record.row >= 0 else None,
@@ -89,6 +92,11 @@ def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page:
         "pages": pages,
         "refresh": line["status"] == "running",
     }
+
+
+def _own_record(looking: Looking, run: RunRow, step: StepRow) -> RecordRow | None:
+    """Return the record of a step that runs once."""
+    return looking.store.record(run.id, step.id, ONCE) if step.once else None
 
 
 def _inputs(run: RunRow) -> dict[str, Any]:

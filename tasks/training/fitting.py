@@ -45,6 +45,22 @@ def history_of(log: Sequence[dict[str, Any]], *, most: int = 200) -> list[dict[s
     return [{"step": at, "train_loss": trained[at], "validation_loss": validated[at]} for at in steps]
 
 
+def curve_of(log: Sequence[dict[str, Any]], *, most: int = 200) -> list[dict[str, float]]:
+    """Return the loss and the learning rate over the steps, as at most `most` points.
+
+    Where there are more steps, a point stands for several: the mean of their losses, and the last rate.
+    """
+    steps = [entry for entry in log if "loss" in entry and "step" in entry]
+    size = max(1, -(-len(steps) // most))
+    found = []
+    for start in range(0, len(steps), size):
+        part = steps[start : start + size]
+        loss = sum(float(entry["loss"]) for entry in part) / len(part)
+        rate = float(part[-1].get("learning_rate", 0.0))
+        found.append({"step": int(part[-1]["step"]), "loss": round(loss, 6), "learning_rate": rate})
+    return found
+
+
 def warnings_of(*, examples: int, validation: int | None, gap: Gap | None) -> list[str]:
     """Say what makes the result doubtful and what would help."""
     found = []

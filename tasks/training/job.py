@@ -111,11 +111,12 @@ class TrainingResult:
     forgetting: dict[str, float] | None = None
     warnings: list[str] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Any]:
         """Return what a step's outputs and gate, and the model's row, say of the training."""
-        left_out = ("resumed_from_step", "versions", "history")
+        left_out = ("resumed_from_step", "versions", "history", "curve")
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def to_json(self) -> str:

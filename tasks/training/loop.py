@@ -20,7 +20,7 @@ from tasks.training import forgetting
 from tasks.training.batches import PadToLongest, packed
 from tasks.training.checkpoints import newest_whole, step_of
 from tasks.training.examples import Example, load_examples
-from tasks.training.fitting import VALIDATION_LOSS, gap_of, history_of, warnings_of
+from tasks.training.fitting import VALIDATION_LOSS, curve_of, gap_of, history_of, warnings_of
 from tasks.training.job import TrainingJob, TrainingResult
 from tasks.training.learner import Learner
 from tasks.training.methods import prepared, untrained
@@ -103,6 +103,7 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
             examples=examples, validation=len(validation) if validation is not None else None, gap=gap
         ),
         history=history_of(trainer.state.log_history),
+        curve=curve_of(trainer.state.log_history),
         versions=versions(),
     )
 

@@ -155,6 +155,7 @@ class Served:
         self.store = store
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(128)  # who asks before the server has come up waits
         self.port: int = self._socket.getsockname()[1]
         self.looking = Looking(store)
         app = make_app(self.looking, token=TOKEN, hosts=allowed_hosts("127.0.0.1", self.port), port=self.port)

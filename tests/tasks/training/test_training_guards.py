@@ -12,7 +12,7 @@ import pytest
 from chains.errors import TrainingDiverged
 from tasks.training import TrainingJob, TrainingResult
 from tasks.training.examples import Example
-from tasks.training.fitting import gap_of, warnings_of
+from tasks.training.fitting import curve_of, gap_of, warnings_of
 from tasks.training.forgetting import cut, difference, losses, mean, rehearsed
 from tasks.training.learner import load_base
 from tasks.training.loop import run
@@ -158,3 +158,12 @@ def test_a_loss_that_runs_away_leaves_the_last_checkpoint(scratch: Order, base: 
     assert caught.value.hint is not None
     step = int(caught.value.hint.split("of step ")[1].split(" ")[0])
     assert (tmp_path / "work" / "checkpoints" / f"checkpoint-{step}" / "sealed.json").is_file()
+
+
+def test_the_curve_of_a_long_training_has_few_points_that_stand_for_all_steps() -> None:
+    log = [{"step": step, "loss": float(step), "learning_rate": 1 / step} for step in range(1, 1001)]
+    log.insert(500, {"step": 500, "eval_validation_loss": 1.0})
+    curve = curve_of(log, most=200)
+    assert len(curve) == 200 and curve[-1]["step"] == 1000
+    assert curve[0] == {"step": 5, "loss": 3.0, "learning_rate": 0.2}
+    assert curve_of(log[:3]) == log[:3] and curve_of([]) == []
