@@ -73,7 +73,7 @@ def _parts(step_id: str, step: Step, chain_file: ChainFile) -> dict[str, Any]:
     chain = chain_file.chain
     fields = step.model_dump(mode="json", exclude={*NOT_COMPARED, *_unused(step)})
     asked = [name for name in (step_id, getattr(step, "like", None)) if name in chain.steps]
-    inputs = _inputs_read(asked, chain_file)
+    inputs = inputs_read(asked, chain_file)
     collection = chain.collections.get(_collection_of(step) or "")
     return {
         "kind": kind_of(step),
@@ -103,7 +103,7 @@ def _unused(step: Step) -> frozenset[str]:
     return frozenset()
 
 
-def _inputs_read(steps: list[str], chain_file: ChainFile) -> set[str]:
+def inputs_read(steps: list[str], chain_file: ChainFile) -> set[str]:
     """Return the inputs that the templates of these steps read."""
     found: set[str] = set()
     for step_id in steps:

@@ -124,11 +124,16 @@ def _planned(
         once=once,
         pool=pool_of(step, chain),
         needs=tuple(other for other in graph.order if other in graph.needs[step_id]),
-        calls=_judgements(step, rows) if isinstance(step, EvaluateStep) else _calls(step, times),
+        calls=most_calls(step, rows if isinstance(step, EvaluateStep) else times),
         tokens_in_estimate=None if sources is None else times * _asked(step) * _tokens(sources, sample),
         model=_described(step, name, model),
         reuse=_reuse(step, model),
     )
+
+
+def most_calls(step: Step, rows: int) -> int | None:
+    """Return the most calls that a step makes for so many rows, failed tries left out; None: not known."""
+    return _judgements(step, rows) if isinstance(step, EvaluateStep) else _calls(step, rows)
 
 
 def _calls(step: Step, times: int) -> int | None:

@@ -100,7 +100,8 @@ async def execute(
         step: groups[step].cuts if step in groups else once if step in run.once else shards
         for step in run.graph.order
     }
-    execution = _Execution(run, starter, report, Stop(), run.clock.now(), cuts, elsewhere, groups)
+    since = 0.0 if run.fresh_fork else run.clock.now()
+    execution = _Execution(run, starter, report, Stop(), since, cuts, elsewhere, groups)
     try:
         with rare_collections():
             await _run_units(execution)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from chains.clock import Clock
@@ -17,7 +17,7 @@ from chains.errors import Cancelled, HeadraceError, InputInvalid
 from flows.resuming import has_gone
 
 if TYPE_CHECKING:
-    from chains.store import RunRow, StepRow, Store
+    from chains.store import Link, RunRow, StepRow, Store
     from chains.store.run_life import Counts
     from flows.parts.part import Part
 
@@ -49,9 +49,15 @@ class RunLease:
         """Take the lease and keep it; False where another process has it."""
         return self._kept(self._store.lease_run(self._name, self.holder, LEASE_S))
 
-    def begin(self, run: RunRow, steps: Iterable[StepRow], files: Mapping[str, bytes]) -> bool:
+    def begin(
+        self,
+        run: RunRow,
+        steps: Iterable[StepRow],
+        files: Mapping[str, bytes],
+        links: Sequence[Link] = (),
+    ) -> bool:
         """Write a new run, and take and keep its lease; False where another process has it."""
-        begun = self._store.begin_run(run, steps, holder=self.holder, files=files, lease=LEASE_S)
+        begun = self._store.begin_run(run, steps, holder=self.holder, files=files, lease=LEASE_S, links=links)
         return self._kept(begun)
 
     def end(self, row: Callable[[Counts], RunRow]) -> bool:

@@ -37,7 +37,7 @@ def override_models(chain: Chain, models: tuple[str, ...], base_url: str | None)
                 else f"--model {text!r}: the chain has no default model.",
                 hint=f"Name one of {', '.join(sorted(chain.models))}, as in --model NAME=openai:gpt-5-mini.",
             )
-        changed[name] = _other_model(chain.models[name], target, base_url)
+        changed[name] = other_model(chain.models[name], target, base_url)
         overridden.append(changed[name].provider)
     if base_url and "openai" not in overridden:
         raise InputInvalid(
@@ -47,7 +47,8 @@ def override_models(chain: Chain, models: tuple[str, ...], base_url: str | None)
     return chain.model_copy(update={"models": changed})
 
 
-def _other_model(old: Model, target: str, base_url: str | None) -> Model:
+def other_model(old: Model, target: str, base_url: str | None) -> Model:
+    """Return the model that PROVIDER:MODEL names, with what of the old one's settings holds for it."""
     provider, colon, model = target.partition(":")
     if provider not in ("openai", "local", "starter") or (provider != "starter" and not model):
         raise InputInvalid(
@@ -72,7 +73,8 @@ def granted(request: RunRequest) -> Granted:
     from tasks.providers.trust import Granted
 
     host = urlsplit(request.base_url or "").hostname
-    targets = [text.rpartition("=")[2].partition(":") for text in request.models]
+    of_fork = (request.fork or {}).get("models", {}).values()
+    targets = [text.rpartition("=")[2].partition(":") for text in (*request.models, *of_fork)]
     folders = [model for provider, _, model in targets if provider == "local" and _is_folder(model)]
     return Granted(
         hosts=frozenset({host} if host else ()),

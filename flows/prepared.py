@@ -22,7 +22,7 @@ from flows.binding import bind_rows, open_data, refuse_per_row_inputs
 from flows.lease import RunLease, leased_run
 from flows.out_file import check_out
 from flows.overriding import granted, override_budget, override_models
-from flows.request import Resume, RunRequest, request_of
+from flows.request import Replay, Resume, RunRequest, request_of
 from flows.resuming import compared, earlier_run, stale_since
 from flows.step_rows import step_row
 from tasks.row_source import RowSource
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from chains.loading import ChainFile
     from chains.settings import Settings
     from chains.store import RunRow, Store
+    from flows.forking import Fork
     from tasks.collection import Collections
     from tasks.providers import Providers
 
@@ -58,6 +59,8 @@ class PreparedRun:
     """Who runs this, where it is a part of a run that another process has."""
     resumed: bool = False
     skipped_rows: list[str] = field(default_factory=list)
+    fresh_fork: bool = False
+    """A fork that was just made: what failed in its source stands, too; only a resume tries it again."""
     anew: dict[str, float] = field(default_factory=dict)
     """For a step that has changed: when it did; records that ended before do not stand."""
 
@@ -84,46 +87,46 @@ class _Opening:
     dataset: Dataset | None
     hashes: dict[str, str]
     earlier: RunRow | None
+    fork: Fork | None = None
 
 
 def prepare(
-    asked: RunRequest | Resume, *, store: Store, settings: Settings, out: Path | None = None
+    asked: RunRequest | Resume | Replay, *, store: Store, settings: Settings, out: Path | None = None
 ) -> PreparedRun:
     """Check a request against its chain, data, machine and store, and open the run.
 
-    A `Resume` opens an earlier run again, with the request that it was made from. Raises ChainInvalid or
-    InputInvalid for what the user wrote, EnvironmentLacks for a missing key or model. `out` is where the
-    outputs are to be written.
+    A `Resume` opens an earlier run again, with the request that it was made from; a `Replay` makes a fork of
+    one, linked to what of it stands. Raises ChainInvalid or InputInvalid for what the user wrote,
+    EnvironmentLacks for a missing key or model. `out` is where the outputs are to be written.
     """
     from chains.changes import step_hashes
     from chains.graph import graph_of_file
-    from chains.loading import find_chain, load
 
     clock = Clock()
     earlier = earlier_run(store, asked) if isinstance(asked, Resume) else None
-    if earlier is not None:
+    fork = _fork(store, asked, settings) if isinstance(asked, Replay) else None
+    of_before = fork.source if fork is not None else earlier
+    if of_before is not None:
         # Which record is newer decides what stands, also where the machine's clock was set back since.
-        clock.not_before(store.newest_end(earlier.id))
-    request = request_of(earlier) if earlier is not None else asked
+        clock.not_before(store.newest_end(of_before.id))
+    request = fork.request if fork is not None else request_of(earlier) if earlier is not None else asked
     assert isinstance(request, RunRequest)  # a resume has an earlier run
     if isinstance(asked, Resume) and asked.budget:
         request = replace(request, budget={**(request.budget or {}), **asked.budget})
-    chain_file = load(find_chain(request.chain), settings=settings)
-    chain = override_models(chain_file.chain, request.models, request.base_url)
-    chain_file = replace(chain_file, chain=override_budget(chain, request.budget))
+    chain_file = fork.chain_file if fork is not None else _chain_file(store, request, earlier, settings)
     graph, hashes = graph_of_file(chain_file), step_hashes(chain_file)
     anew: dict[str, float] = {}
     if earlier is not None and isinstance(asked, Resume):
         changes = compared(earlier, hashes)
         anew = stale_since(earlier, changes, graph, accepted=asked.accept_changes, now=clock.now())
-    dataset = open_data(request, earlier)
+    dataset = open_data(request, of_before)
     if out is not None:
         check_out(out, store=store, chain_file=chain_file, dataset=dataset)
     rows, bad = bind_rows(chain_file.chain, request, dataset)
     refuse_per_row_inputs(chain_file, rows)
     providers, collections = services(chain_file, request, store=store, settings=settings)
     run_id = earlier.id if earlier is not None else clock.new_id()
-    opening = _Opening(dataset, hashes, earlier)
+    opening = _Opening(dataset, hashes, earlier, fork)
     prepared = PreparedRun(
         run_id=run_id,
         lease=RunLease(store, run_id, clock) if earlier is None else leased_run(store, run_id, clock),
@@ -139,10 +142,11 @@ def prepare(
         collections=collections,
         resumed=earlier is not None,
         skipped_rows=bad,
+        fresh_fork=fork is not None,
         anew=anew,
     )
     try:
-        _open_run(prepared, earlier)
+        _open_run(prepared, earlier, fork)
     except BaseException as error:
         # After Ctrl-C the run's row may still be on its way: the writer closes the run behind it.
         with suppress(HeadraceError):
@@ -150,6 +154,21 @@ def prepare(
             prepared.lease.give_back()
         raise
     return prepared
+
+
+def _fork(store: Store, asked: Replay, settings: Settings) -> Fork:
+    from flows.forking import plan_fork
+
+    return plan_fork(store, asked, settings)
+
+
+def _chain_file(store: Store, request: RunRequest, earlier: RunRow | None, settings: Settings) -> ChainFile:
+    """Return the chain of a request, with what the request puts in the place of what it says."""
+    from flows.recorded import chain_to_run
+
+    chain_file = chain_to_run(store, request, earlier, settings)
+    chain = override_models(chain_file.chain, request.models, request.base_url)
+    return replace(chain_file, chain=override_budget(chain, request.budget))
 
 
 def services(
@@ -212,13 +231,19 @@ def _row(  # noqa: PLR0917 - what there is to say
         pid=os.getpid(),
         options=json.dumps(options).encode(),
         heartbeat_at=now,
+        forked_from=opening.fork.source.id if opening.fork is not None else None,
     )
     if earlier is None:
         return row
-    return replace(row, started_at=earlier.started_at, prefect_flow_run_id=earlier.prefect_flow_run_id)
+    return replace(
+        row,
+        started_at=earlier.started_at,
+        prefect_flow_run_id=earlier.prefect_flow_run_id,
+        forked_from=earlier.forked_from,
+    )
 
 
-def _open_run(prepared: PreparedRun, earlier: RunRow | None) -> None:
+def _open_run(prepared: PreparedRun, earlier: RunRow | None, fork: Fork | None) -> None:
     """Write the run with its steps. It is leased when it is there, so that no crash leaves one unfound."""
     run, chain_file, store = prepared.row, prepared.chain_file, prepared.store
     steps = [step_row(run.id, chain_file.chain, step_id) for step_id in prepared.graph.order]
@@ -226,10 +251,11 @@ def _open_run(prepared: PreparedRun, earlier: RunRow | None) -> None:
         for content in chain_file.files.values():
             store.put_blob(content)
         store.close_lost(run.id, "interrupted")
+        store.part_from_forks(run.id)
         store.put(run, *steps)
         return
     files = {sha256(content).hexdigest(): content for content in chain_file.files.values()}
-    if not prepared.lease.begin(run, steps, files):
+    if not prepared.lease.begin(run, steps, files, fork.links if fork is not None else ()):
         raise InputInvalid(f"run {run.id} is there already.", hint="Start the run again.")
 
 

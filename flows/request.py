@@ -1,4 +1,4 @@
-"""What somebody asked for: a run of a chain, or the rest of an earlier run.
+"""What somebody asked for: a run of a chain, the rest of an earlier run, or a fork of one.
 
 Plain JSON values, so that a request travels through Prefect and the store. Knows nothing of whether it can
 be met.
@@ -20,6 +20,7 @@ class RunRequest:
     """A chain, and what it runs over.
 
     `from_text`: the inputs are texts of a command line. `shards_on`: the pool whose workers run the rows.
+    `fork`: what was edited, where the run is a fork; its chain is the one that the store has.
     """
 
     chain: str
@@ -33,10 +34,12 @@ class RunRequest:
     budget: Mapping[str, float] | None = None
     from_text: bool = False
     shards_on: str | None = None
+    fork: Mapping[str, Any] | None = None
 
     def options(self) -> dict[str, Any]:
         """Return what a resume needs to ask for the same again."""
-        return {
+        fork = {"fork": dict(self.fork)} if self.fork is not None else {}
+        return fork | {
             "chain": self.chain,
             "mapping": dict(self.mapping),
             "models": list(self.models),
@@ -63,6 +66,27 @@ class Resume:
     budget: Mapping[str, float] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A fork to make of an earlier run.
+
+    `start`: the step, and the rows, from which it may differ (`STEP[row 3]`). `edits`: new values by target
+    (`STEP.prompt`, `STEP.temperature`, `inputs.NAME`); with `from_text` they are texts. `models`: for a step
+    another model. `fresh`: the step of `start` is asked anew, `samples`: so many times. `chain`: the file to
+    take in place of the chain that the run has kept.
+    """
+
+    run: str
+    start: str | None = None
+    edits: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+    fresh: bool = False
+    samples: int | None = None
+    chain: str | None = None
+    budget: Mapping[str, float] | None = None
+    from_text: bool = False
+
+
 def request_of(earlier: RunRow) -> RunRequest:
     """Return the request that a run was made from."""
     options = json.loads(earlier.options or b"{}")
@@ -77,4 +101,5 @@ def request_of(earlier: RunRow) -> RunRequest:
         limit=options["limit"],
         budget=options.get("budget"),
         shards_on=options.get("shards_on"),
+        fork=options.get("fork"),
     )

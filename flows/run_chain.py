@@ -31,7 +31,7 @@ from flows.prefect_server import without_password
 from flows.prefect_starter import PrefectStarter, RowsFailed
 from flows.prepared import PreparedRun, note_flow_run, prepare
 from flows.progress import Report, ignore
-from flows.request import Resume, RunRequest
+from flows.request import Replay, Resume, RunRequest
 from flows.store_parameter import StoreParameter, refuse_password
 
 _HANDED_OVER: dict[str, tuple[PreparedRun, Report]] = {}
@@ -110,28 +110,43 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     cost_micro, outputs}`; outputs only for a single row.
     """
     refuse_password(store)
-    flow_run_id = str(flow_run.id)
     prepared, report = _HANDED_OVER.pop(run_id or "", (None, ignore))
-    opened = None
-    if prepared is None:
-        request = RunRequest(
-            chain=chain,
-            inputs=inputs or {},
-            data=data,
-            mapping=map or {},
-            models=tuple(models or ()),
-            base_url=base_url,
-            skip_bad=skip_bad,
-            limit=limit,
-            budget=budget,
-            shards_on=shards_on,
-        )
-        settings = get_settings()
-        opened = open_store(store or settings.store)
-        again = _earlier(opened, flow_run_id, resume or run_id, accept_changes=accept_changes)
+    if prepared is not None:
+        return await _carried(prepared, report)
+    request = RunRequest(
+        chain=chain,
+        inputs=inputs or {},
+        data=data,
+        mapping=map or {},
+        models=tuple(models or ()),
+        base_url=base_url,
+        skip_bad=skip_bad,
+        limit=limit,
+        budget=budget,
+        shards_on=shards_on,
+    )
+    return await carry_out(request, store, resume=resume or run_id, accept_changes=accept_changes)
+
+
+async def carry_out(
+    asked: RunRequest | Replay,
+    store: str | None,
+    *,
+    resume: str | None = None,
+    accept_changes: bool = False,
+) -> dict[str, Any]:
+    """Do what a flow run was asked for; one that Prefect starts again goes on with what it had begun."""
+    settings = get_settings()
+    with open_store(store or settings.store) as opened:
+        again = _earlier(opened, str(flow_run.id), resume, accept_changes=accept_changes)
         if again is not None:
             await until_free(opened, again.run)
-        prepared = prepare(again or request, store=opened, settings=settings)
+        return await _carried(prepare(again or asked, store=opened, settings=settings), ignore)
+
+
+async def _carried(prepared: PreparedRun, report: Report) -> dict[str, Any]:
+    """Execute a run as this flow run, and end as it does."""
+    flow_run_id = str(flow_run.id)
     try:
         note_flow_run(prepared, flow_run_id)
         starter = PrefectStarter(prepared)
@@ -141,9 +156,6 @@ async def run_chain(  # noqa: PLR0913, PLR0917 - the fields of the form in the P
     except BaseException as error:
         close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
         raise
-    finally:
-        if opened is not None:
-            opened.close()
     get_run_logger().info("run %s: %s", result["run_id"], result["status"])
     if result["status"] == "cancelled":
         return Cancelled(message=f"run {result['run_id']} was stopped; resume it to finish")  # type: ignore[return-value]  # Prefect takes states

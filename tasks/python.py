@@ -100,7 +100,7 @@ def _load_module(name: str, settings: Settings) -> ModuleType:
 
 
 def _load_file(chain_file: ChainFile, place: str) -> ModuleType:
-    folder = chain_file.folder.resolve()
+    folder = chain_file.code_folder.resolve()
     path = _inside(folder, place)
     source = chain_file.files.get(place, chain_file.files.get(posixpath.normpath(place)))
     if source is None:
@@ -189,14 +189,14 @@ def _called(ctx: StepContext, function: Callable[..., Any], given: Mapping[str, 
     try:
         return function(**given)
     except BaseException as error:  # in a thread of its own even SystemExit is this row's failure only
-        raise _failure(f"step {ctx.step_id!r}", error, ctx.chain_file.folder) from error
+        raise _failure(f"step {ctx.step_id!r}", error, ctx.chain_file.code_folder) from error
 
 
 async def _awaited(ctx: StepContext, work: Awaitable[Any]) -> Any:
     try:
         return await work
     except (Exception, SystemExit) as error:
-        raise _failure(f"step {ctx.step_id!r}", error, ctx.chain_file.folder) from error
+        raise _failure(f"step {ctx.step_id!r}", error, ctx.chain_file.code_folder) from error
 
 
 async def _within_timeout(ctx: StepContext, work: Awaitable[Any]) -> Any:

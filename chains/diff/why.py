@@ -18,7 +18,7 @@ from chains.diff.recorded import RecordedRun
 from chains.spec import PromptStep
 from chains.store import RecordRow, RunRow, Store
 
-Verdict = Literal["ran", "reused", "not run", "running"]
+Verdict = Literal["ran", "reused", "linked", "not run", "running"]
 IDENTITY = Cause("model", "identity")
 
 
@@ -77,6 +77,8 @@ def why(
     key = record.value_key
     if record.status == "running":
         return Why("running", "It has not ended yet.", key, parts)
+    if record.linked:
+        return _linked(store, record, parts)
     if record.status in ("skipped", "blocked", "cancelled"):
         return Why("not run", _said(record) or f"It is {record.status}.", key, parts)
     if record.reused_from is not None:
@@ -84,6 +86,15 @@ def why(
     earlier = store.earlier(recorded.run, record)
     compared = _nearest(store, recorded, record, earlier, restored)
     return Why("ran", _reason(recorded, record, compared), key, parts, compared=compared)
+
+
+def _linked(store: Store, record: RecordRow, parts: Mapping[str, Any]) -> Why:
+    source = store.record_by_id(record.reused_from or "")
+    found = source.run_id if source is not None else None
+    reason = f"It was taken over from run {found}: the replay changed nothing that it reads."
+    if record.status != "ok":
+        reason += f" It is {record.status} there" + (f": {said}" if (said := _said(record)) else ".")
+    return Why("linked", reason, record.value_key, parts, reused_run=found, reused_record=record.reused_from)
 
 
 def _reused(store: Store, record: RecordRow, parts: Mapping[str, Any]) -> Why:

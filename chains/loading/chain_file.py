@@ -31,6 +31,8 @@ class ChainFile:
     files: Mapping[str, bytes]
     hash: str
     marks: Marks = field(repr=False, compare=False)
+    copied_code: Path | None = None
+    """Where its Python files are, if not in `folder`: a copy of those that a run has kept."""
 
     @classmethod
     def of(
@@ -38,6 +40,11 @@ class ChainFile:
     ) -> ChainFile:
         """Return the chain that these bytes and files are."""
         return cls(chain, path, path.parent, source, files, hash_of(source, files), marks)
+
+    @property
+    def code_folder(self) -> Path:
+        """The folder that Python files are loaded from."""
+        return self.copied_code or self.folder
 
     @property
     def positions(self) -> Mapping[YamlPath, Place]:

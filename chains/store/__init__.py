@@ -6,6 +6,7 @@ from chains.store.admitting import Verdict
 from chains.store.claiming import Claim
 from chains.store.files import atomic_write
 from chains.store.leasing import PartLease
+from chains.store.linking import Link
 from chains.store.opening import is_server, open_store, open_to_rebuild, store_exists
 from chains.store.pruning import PruneReport
 from chains.store.rates import Slots
@@ -35,6 +36,7 @@ __all__ = [
     "Claim",
     "CollectionRow",
     "Limit",
+    "Link",
     "ModelKind",
     "ModelRow",
     "PartLease",

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Select, func, select
 
 from chains.store import schema
+from chains.store.linking import WITH_LINKED, payload
 from chains.store.names import checked_id
 from chains.store.reading import Reads
 from chains.store.rows import RecordRow, RunRow
@@ -82,8 +83,9 @@ class Browses(Reads):
     ) -> list[Listed]:
         """Return records of a step by row, with the beginnings of what they say."""
         table = schema.records.c
-        previews = (func.substr(table.output, 1, PREVIEW), func.substr(table.error, 1, PREVIEW))
-        query = select(*RECORDS.columns(payloads=False), table.output_blob, *previews)
+        previews = [func.substr(payload(name), 1, PREVIEW) for name in ("output", "error")]
+        query = select(*RECORDS.columns(payloads=False), payload("output_blob"), *previews)
+        query = query.select_from(WITH_LINKED)
         query = query.where(table.run_id == run_id, table.step == step, schema.of_whole_rows())
         query = query.where(table.status == status) if status else query
         found = []
@@ -130,7 +132,7 @@ class Browses(Reads):
     def earlier(self, run: RunRow, record: RecordRow, *, limit: int = 5) -> list[RecordRow]:
         """Return the records at the same place in earlier runs of the chain, newest run first."""
         table, runs = schema.records.c, schema.runs.c
-        query = self._select(RECORDS).join_from(schema.records, schema.runs, runs.id == table.run_id)
+        query = self._select(RECORDS).join(schema.runs, runs.id == table.run_id)
         query = query.where(runs.chain == run.chain, runs.started_at < run.started_at)
         for name in ("step", "row", "item", "turn", "sample"):
             query = query.where(table[name] == getattr(record, name))

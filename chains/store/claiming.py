@@ -140,7 +140,8 @@ def fences(connection: Connection, keys: Sequence[str]) -> Mapping[str, int]:
 def answered(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
     """Return by value key the id of a record that `reusable` would find."""
     table, source = schema.records, schema.records.alias("source")
-    usable = and_(table.c.status == "ok", or_(table.c.reused_from.is_(None), source.c.id.is_not(None)))
+    source_there = or_(table.c.reused_from.is_(None), source.c.id.is_not(None))
+    usable = and_(table.c.status == "ok", source_there, table.c.linked.is_(False))
     query = (
         select(table.c.value_key, func.max(table.c.id))
         .outerjoin(source, source.c.id == table.c.reused_from)

@@ -19,6 +19,7 @@ from chains.store.aside import Aside
 from chains.store.collecting import GRACE_S, orphan_candidates, remove_orphans, remove_temporaries
 from chains.store.connecting import upsert
 from chains.store.files import disk_errors
+from chains.store.linking import WITH_LINKED, record_columns
 from chains.store.places import Place
 from chains.store.promises import Promises
 from chains.store.pruning import PruneReport
@@ -94,7 +95,11 @@ class Keeping(Promises):
         if dry_run or not doomed:
             return report
         for run_id in doomed:
+            with self.database.errors(), self._reading_engine().connect() as connection:
+                forks = pruning.forks_of(connection, run_id)
             self._write(partial(pruning.remove_run, run_id=run_id))
+            for fork in forks:  # their manifests must not lead to what is gone
+                self.write_manifest(fork)
             with self.manifests.errors():
                 self.manifests.remove(manifests.name_of(run_id))
         before_grace = self._clock.now() - max(grace, 0.0)
@@ -106,7 +111,7 @@ class Keeping(Promises):
         """Yield each record of a run as plain data, by step and row, a few at a time."""
         table = schema.records.c
         place = tuple_(table.step, table.row, table.item, table.turn, table.sample)
-        query = select(*RECORDS.columns(payloads=True)).where(table.run_id == run_id)
+        query = select(*record_columns()).select_from(WITH_LINKED).where(table.run_id == run_id)
         if step is not None:
             query = query.where(table.step == step)
         query = query.order_by(table.step, table.row, table.item, table.turn, table.sample)

@@ -108,7 +108,8 @@ def _packed(value: bytes | None) -> Any:
 
 
 def _row(table: Table, columns: list[str], binary: list[bool], values: list[Any]) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys((column.name for column in table.columns), None)
+    # A manifest of an older schema lacks columns: those with a default get it.
+    row: dict[str, Any] = {column.name: None for column in table.columns if column.server_default is None}
     for name, is_bytes, value in zip(columns, binary, values, strict=True):
         if is_bytes and isinstance(value, str):
             row[name] = value.encode()

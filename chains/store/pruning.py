@@ -1,7 +1,8 @@
 """Removes runs that are no longer wanted, and keeps what others still reach.
 
 Owns what is removed with a run, and what happens to records that reused one of its records: the oldest of
-them takes its place, so that the answer is still found by its value key. Models and collections stay, with
+them takes its place, so that the answer is still found by its value key, and forks keep what they are linked
+to. Models and collections stay, with
 their files. Blobs that nothing refers to any more go as in chains.store.collecting.
 """
 
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, update
 
 from chains.errors import InputInvalid, StoreConflict
-from chains.store import leasing, schema, spending
+from chains.store import leasing, linking, schema, spending
 
 _IDS_PER_QUERY = 500
 
@@ -54,6 +56,13 @@ def count(connection: Connection, run_ids: Sequence[str], report: PruneReport) -
         report.attempts += _number(connection, schema.attempts.c.run_id == run_id)
 
 
+def forks_of(connection: Connection, run_id: str) -> list[str]:
+    """Return the runs with records that are read from this run's."""
+    table = schema.records
+    query = _heirs_of(run_id).where(table.c.linked).with_only_columns(table.c.run_id).distinct()
+    return sorted(connection.execute(query).scalars())
+
+
 def remove_run(connection: Connection, run_id: str) -> None:
     """Remove a run and everything below it, inside a write transaction."""
     table = schema.runs
@@ -73,19 +82,29 @@ def _number(connection: Connection, where: ColumnElement[bool]) -> int:
 
 
 def _hand_down(connection: Connection, run_id: str) -> None:
-    """Let the oldest record of another run that reused one of this run's take its place."""
-    table, source = schema.records, schema.records.alias("source")
-    query = (
-        select(table.c.id, table.c.reused_from)
-        .join(source, source.c.id == table.c.reused_from)
-        .where(source.c.run_id == run_id, table.c.run_id != run_id)
-        .order_by(table.c.finished_at, table.c.id)
-    )
+    """Let the oldest record of another run that reused one of this run's take its place.
+
+    Where a fork is linked to it, that is one of the fork's, which gets its payloads.
+    """
+    table = schema.records
     heirs: dict[str, list[str]] = {}
-    for record_id, origin in connection.execute(query):
+    linked: dict[str, str] = {}
+    order = (table.c.linked.desc(), table.c.finished_at, table.c.id)
+    for record_id, origin, is_linked in connection.execute(_heirs_of(run_id).order_by(*order)):
         heirs.setdefault(origin, []).append(record_id)
+        if is_linked:
+            linked.setdefault(origin, record_id)
+    linking.hand_down(connection, linked)
     for first, *others in heirs.values():
         connection.execute(update(table).where(table.c.id == first).values(reused_from=None))
         for start in range(0, len(others), _IDS_PER_QUERY):
             part = others[start : start + _IDS_PER_QUERY]
             connection.execute(update(table).where(table.c.id.in_(part)).values(reused_from=first))
+
+
+def _heirs_of(run_id: str) -> Select[Any]:
+    """Return the query for records of other runs that have reused one of this run's."""
+    table, source = schema.records, schema.records.alias("source")
+    query = select(table.c.id, table.c.reused_from, table.c.linked)
+    query = query.join(source, source.c.id == table.c.reused_from)
+    return query.where(source.c.run_id == run_id, table.c.run_id != run_id)

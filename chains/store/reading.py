@@ -17,6 +17,7 @@ from chains.errors import InputInvalid, StoreDamaged
 from chains.store import schema
 from chains.store.blobs import Blobs
 from chains.store.connecting import Database
+from chains.store.linking import WITH_LINKED, payload, record_columns
 from chains.store.names import checked_id
 from chains.store.rows import AttemptRow, CollectionRow, ModelRow, RecordRow, RunRow, StepRow
 from chains.store.run_life import counted, sums_of_rows, sums_of_run
@@ -154,7 +155,8 @@ class Reads:
     def reusable(self, value_keys: Sequence[str]) -> dict[str, RecordRow]:
         """Return for each key the newest record that ended ok, leaving out what cannot be used.
 
-        That is a record whose source has been removed, or whose blob is damaged: its step runs anew.
+        That is a record whose source has been removed, or whose blob is damaged: its step runs anew. A linked
+        record is left out for the one that it is read from.
         """
         found: dict[str, RecordRow] = {}
         keys = list(dict.fromkeys(value_keys))
@@ -201,6 +203,8 @@ class Reads:
         return self._rows(COLLECTIONS, self._select(COLLECTIONS).order_by(schema.collections.c.name))
 
     def _select(self, shape: Shape[Any], payloads: bool = True) -> Select[Any]:
+        if shape is RECORDS and payloads:
+            return select(*record_columns()).select_from(WITH_LINKED)
         return select(*shape.columns(payloads=payloads))
 
     def _rows(self, shape: Shape[RowT], query: Select[Any], payloads: bool = True) -> list[RowT]:
@@ -225,20 +229,22 @@ _PLACE: Final = ("run_id", "step", "row", "item", "turn")
 @cache
 def _at_position() -> Select[Any]:
     position = [schema.records.c[name] == bindparam(name) for name in (*_PLACE, "sample")]
-    return select(*RECORDS.columns(payloads=True)).where(*position)
+    return select(*record_columns()).select_from(WITH_LINKED).where(*position)
 
 
 @cache
 def _samples() -> Select[Any]:
     place = [schema.records.c[name] == bindparam(name) for name in _PLACE]
-    query = select(*RECORDS.columns(payloads=True)).where(*place, schema.records.c.sample > 0)
+    query = select(*record_columns()).select_from(WITH_LINKED)
+    query = query.where(*place, schema.records.c.sample > 0)
     return query.order_by(schema.records.c.sample)
 
 
 @cache
 def _outputs_of_rows() -> Select[Any]:
     table = schema.records.c
-    query = select(table.row, table.status, table.output, table.output_blob)
+    query = select(table.row, table.status, payload("output"), payload("output_blob"))
+    query = query.select_from(WITH_LINKED)
     query = query.where(table.run_id == bindparam("run_id"), table.step == bindparam("step"))
     query = query.where(table.row >= bindparam("start"), table.row < bindparam("stop"))
     return query.where(schema.of_whole_rows()).order_by(table.row)
@@ -262,7 +268,7 @@ def _newest_per_key() -> Select[Any]:
         select(records.c.id, newest.label("place"))
         .outerjoin(source, source.c.id == records.c.reused_from)
         .where(records.c.value_key.in_(bindparam("keys", expanding=True)), records.c.status == "ok")
-        .where(or_(records.c.reused_from.is_(None), source.c.id.is_not(None)))
+        .where(or_(records.c.reused_from.is_(None), source.c.id.is_not(None)), records.c.linked.is_(False))
         .subquery()
     )
     columns = RECORDS.columns(payloads=True)

@@ -29,7 +29,10 @@ UNREAD: Final = _Unread()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """One execution of a chain. `files` is JSON {path: sha256 of a blob}; times are seconds, UTC."""
+    """One execution of a chain. `files` is JSON {path: sha256 of a blob}; times are seconds, UTC.
+
+    `forked_from` is the run that a replay was made from; it may have been removed since.
+    """
 
     id: str
     chain: str
@@ -49,6 +52,7 @@ class RunRow:
     prefect_flow_run_id: str | None = None
     options: bytes = b"{}"
     heartbeat_at: float | None = None
+    forked_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,8 @@ class StepRow:
 class RecordRow:
     """What a step left behind for one row; `row` is -1 for a once step. A cost of None is unknown, not 0.
 
-    `worker` names who made it, where that was not the process of the run.
+    `worker` names who made it, where that was not the process of the run. A `linked` record has the payloads
+    of `reused_from` and none of its own; it is read with them.
     """
 
     id: str
@@ -94,6 +99,7 @@ class RecordRow:
     finished_at: float | None = None
     attempts: int = 0
     worker: str | None = None
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    false,
 )
 
 metadata = MetaData()
@@ -58,6 +59,8 @@ runs = Table(
     Column("prefect_flow_run_id", Text),
     *_payload("options"),
     Column("heartbeat_at", Double),
+    # No foreign key: a fork outlives the run that it was made from.
+    Column("forked_from", String(64)),
     Index("runs_started_at", "started_at"),
     Index("runs_chain", "chain", "started_at"),
 )
@@ -101,6 +104,8 @@ records = Table(
     Column("finished_at", Double),
     Column("attempts", Integer, nullable=False),
     Column("worker", Text),
+    # Its payloads are those of `reused_from`, which is never linked itself.
+    Column("linked", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("run_id", "step", "row", "item", "turn", "sample", name="records_position"),
     ForeignKeyConstraint(["run_id", "step"], ["steps.run_id", "steps.id"]),
     Index("records_value_key", "value_key"),

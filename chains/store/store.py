@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +18,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, func, select, update
 
 from chains.clock import Clock
-from chains.store import leasing, run_life, schema
+from chains.store import leasing, linking, run_life, schema
 from chains.store.admitting import Admission, Condition
 from chains.store.aside import Aside
 from chains.store.batches import Batch, BlobNote, batch_of, write_batches
@@ -29,6 +30,7 @@ from chains.store.folders import materialise
 from chains.store.handles import Handles, HandlesByProcess
 from chains.store.keeping import Keeping
 from chains.store.leasing import run_of
+from chains.store.linking import Link
 from chains.store.migrating import refuse_newer
 from chains.store.names import checked_id
 from chains.store.places import Place
@@ -82,10 +84,12 @@ class Store(Keeping):
         holder: str,
         files: Mapping[str, bytes],
         lease: float = LEASE_S,
+        links: Sequence[Link] = (),
     ) -> bool:
         """Write a new run with its steps and files, and lease it, in one transaction; False if it is leased.
 
-        `run` says in its `files` which of `files` (by sha256) it needs.
+        `run` says in its `files` which of `files` (by sha256) it needs. `links` are what a fork takes over
+        from the run that it was made from.
         """
         checked_id(run.id, "run id"), checked_id(holder, "holder")
         batch = batch_of([run, *steps])
@@ -99,12 +103,20 @@ class Store(Keeping):
             fence = leasing.take(connection, run.id, holder, until=now + seconds, now=now)
             if fence is not None:
                 self._write_batch(connection, batch)
+                if run.forked_from is not None and links:
+                    linking.link(
+                        connection, source=run.forked_from, fork=run.id, links=links, clock=self._clock
+                    )
             return fence
 
         fence = self._write(begin)
         if fence is not None:
             self._leased[run.id] = fence
         return fence is not None
+
+    def part_from_forks(self, run_id: str) -> None:
+        """Let the forks of a run keep what they are linked to, before its records are written again."""
+        self._write(partial(linking.part, run_id=run_id))
 
     def end_run(self, run_id: str, holder: str, row: Callable[[Counts], RunRow]) -> bool:
         """Write how a run ended and end its lease, in one transaction; False if it is not the holder's.

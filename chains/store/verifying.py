@@ -1,7 +1,8 @@
 """Proves that a store is whole, or says where it is not.
 
 Owns the promises that a reader may rely on: every blob that a row refers to is there and is what its name
-says, every row has its parent, a position holds one record, and nothing is `running` in a run that ended.
+says, every row has its parent, a position holds one record, what a fork is linked to is there, and nothing is
+`running` in a run that ended.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, or_, select
 
 from chains.errors import StoreDamaged
 from chains.store import schema
@@ -54,6 +55,7 @@ def database_problems(connection: Connection) -> list[str]:
         _open_in_ended_runs,
         _shared_positions,
         _several_latest,
+        _broken_links,
     )
     return [problem for check in checks for problem in check(connection)]
 
@@ -138,6 +140,17 @@ def _shared_positions(connection: Connection) -> list[str]:
     position = [schema.records.c[name] for name in _POSITION]
     query = select(*position).group_by(*position).having(func.count() > 1).limit(_SHOWN)
     return [f"Several records share the position {tuple(found)}." for found in connection.execute(query)]
+
+
+def _broken_links(connection: Connection) -> list[str]:
+    table, origin = schema.records, schema.records.alias("origin")
+    query = select(table.c.id, table.c.run_id, table.c.reused_from).where(table.c.linked)
+    query = query.outerjoin(origin, origin.c.id == table.c.reused_from)
+    query = query.where(or_(origin.c.id.is_(None), origin.c.linked))
+    return [
+        f"records {key} of run {run_id} is read from record {name}, which is not there or is linked itself."
+        for key, run_id, name in connection.execute(query.limit(_SHOWN))
+    ]
 
 
 def _several_latest(connection: Connection) -> list[str]:

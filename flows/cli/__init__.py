@@ -26,6 +26,7 @@ from flows.cli import (
     keep,
     models,
     read,
+    replay,
     run,
     show,
     testcase,
@@ -50,6 +51,7 @@ app.command("schema")(graph.schema)
 app.command("run")(run.run)
 app.command("resume")(again.resume)
 app.command("retry")(again.retry)
+app.command("replay")(replay.replay)
 app.command("cancel")(again.cancel)
 app.command("runs")(read.runs)
 app.command("show")(show.show)

@@ -42,11 +42,12 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Finish a run: rows that were not done, and rows that failed. What is done is kept."""
-    asked = Resume(run, accept_changes=accept_changes, budget=_numbers(budget))
+    asked = Resume(run, accept_changes=accept_changes, budget=numbers(budget))
     run_to_end(asked, out=out, direct=direct, store=store, as_json=as_json)
 
 
-def _numbers(budget: list[str] | None) -> dict[str, float]:
+def numbers(budget: list[str] | None) -> dict[str, float]:
+    """Return the limits of `--budget`; raise InputInvalid for what is no number."""
     found = {}
     for name, text in named_values(budget, flag="--budget").items():
         try:

@@ -93,17 +93,21 @@ def named_values(texts: list[str] | None, *, flag: str) -> dict[str, str]:
 
 def read_inputs(texts: list[str] | None) -> dict[str, str]:
     """Return the inputs of the command line: `@FILE` is the file's text, `@@text` is `@text`."""
-    found = {}
-    for name, value in named_values(texts, flag="-i").items():
-        if value.startswith("@@"):
-            value = value[1:]
-        elif value.startswith("@"):
-            try:
-                value = Path(value[1:]).read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                raise InputInvalid(f"-i {name}=@…: cannot read {shown(value[1:])}: {error}.") from error
-        found[name] = value
-    return found
+    return {
+        name: text_or_file(value, flag=f"-i {name}") for name, value in named_values(texts, flag="-i").items()
+    }
+
+
+def text_or_file(value: str, *, flag: str) -> str:
+    """Return a value of the command line: `@FILE` is the file's text, `@@text` is `@text`."""
+    if value.startswith("@@"):
+        return value[1:]
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputInvalid(f"{flag}=@…: cannot read {shown(value[1:])}: {error}.") from error
 
 
 def no_store(location: str) -> EnvironmentLacks:

@@ -30,7 +30,7 @@ from flows.cli.options import (
     no_store,
     request_of_options,
 )
-from flows.request import Resume, RunRequest
+from flows.request import Replay, Resume, RunRequest
 
 if TYPE_CHECKING:
     from chains.settings import Settings
@@ -85,7 +85,7 @@ def run(
 
 
 def run_to_end(
-    asked: RunRequest | Resume, *, out: Path | None, direct: bool, store: str | None, as_json: bool
+    asked: RunRequest | Resume | Replay, *, out: Path | None, direct: bool, store: str | None, as_json: bool
 ) -> None:
     """Run a request, or the rest of an earlier run, and print how it ended."""
     unwritten = None
@@ -103,7 +103,7 @@ def run_to_end(
 
 @contextmanager
 def started_run(
-    asked: RunRequest | Resume, *, store: str | None, direct: bool = False, out: Path | None = None
+    asked: RunRequest | Resume | Replay, *, store: str | None, direct: bool = False, out: Path | None = None
 ) -> Iterator[tuple[PreparedRun, Monitor, RunRow]]:
     """Prepare and run a request, or an earlier one again; give the run, its numbers and its row.
 
@@ -126,7 +126,7 @@ def started_run(
             from flows.cli.text import safe
             from flows.prepared import prepare
 
-            opened = _existing(location) if isinstance(asked, Resume) else open_store(location)
+            opened = open_store(location) if isinstance(asked, RunRequest) else _existing(location)
             prepared = prepare(asked, store=opened, settings=settings, out=out)
             for bad in prepared.skipped_rows:
                 print(f"left out: {safe(bad)}", file=sys.stderr)
@@ -157,7 +157,7 @@ def _existing(location: str) -> Store:
     return open_store(location)
 
 
-def _api(asked: RunRequest | Resume, location: str, settings: Settings) -> PrefectApi:
+def _api(asked: RunRequest | Resume | Replay, location: str, settings: Settings) -> PrefectApi:
     """Return the Prefect API that is there, or one that comes up while the run is prepared."""
     from flows.prefect_server import find, start
 

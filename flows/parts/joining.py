@@ -82,10 +82,10 @@ def join(part: Part, *, store: Store, settings: Settings) -> PreparedRun:
 def _opened(part: Part, row: RunRow, lease: PartLease, *, store: Store, settings: Settings) -> PreparedRun:
     from chains.changes import compare, step_hashes
     from chains.graph import graph_of_file
-    from chains.loading import find_chain, load
+    from flows.recorded import chain_to_run
 
     request, options = request_of(row), json.loads(row.options)
-    chain_file = load(find_chain(request.chain), settings=settings)
+    chain_file = chain_to_run(store, request, row, settings)
     chain = override_models(chain_file.chain, request.models, request.base_url)
     chain_file = replace(chain_file, chain=override_budget(chain, request.budget))
     changes = compare(options["steps"], step_hashes(chain_file))

@@ -86,6 +86,16 @@ class Desk:
         return len([line for line in self.server.ledger() if line["path"].endswith("/chat/completions")])
 
 
+def environment_of(folder: Path) -> dict[str, str]:
+    """Return the environment of commands whose store and Prefect home are in a folder."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "OPENAI_"))}
+    return kept | {
+        "HEADRACE_STORE": str(folder / "store"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PREFECT_HOME": str(folder / "prefect"),
+    }
+
+
 @pytest.fixture
 def prefect_desk(make_desk: Callable[..., Desk], prefect_url: str) -> Callable[..., Desk]:
     """Makes desks whose commands use the Prefect server of the tests."""
@@ -108,15 +118,7 @@ def make_desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
         servers.append(server)
         chain = tmp_path / "desk" / "chain.yaml"
         chain.write_text(chain.read_text().replace("http://127.0.0.1:1/v1", server.url))
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "OPENAI_"))
-        }
-        environment |= {
-            "HEADRACE_STORE": str(tmp_path / "store"),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "PREFECT_HOME": str(tmp_path / "prefect"),
-        }
-        return Desk(tmp_path, server, environment)
+        return Desk(tmp_path, server, environment_of(tmp_path))
 
     yield make
     for server in servers:

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.e2e
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 HELP = Path(__file__).with_name("help.txt")
-COMMANDS = ("check", "plan", "graph", "schema", "run", "resume", "retry", "cancel", "runs", "show")
-COMMANDS += ("deploy", "up", "call", "result")
+COMMANDS = ("check", "plan", "graph", "schema", "run", "replay", "resume", "retry", "cancel", "runs")
+COMMANDS += ("show", "deploy", "up", "call", "result")
 COMMANDS += ("why", "diff", "testcase", "ui", "models", "verify", "prune", "export", "doctor", "demo")
 
 

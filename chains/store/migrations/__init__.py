@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from chains.store.migrations import m0001_initial, m0002_promises, m0003_workers
+from chains.store.migrations import m0001_initial, m0002_promises, m0003_workers, m0004_forks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,4 +28,5 @@ MIGRATIONS: Final = (
     Migration(1, "initial", m0001_initial.apply),
     Migration(2, "promises", m0002_promises.apply),
     Migration(3, "workers", m0003_workers.apply),
+    Migration(4, "forks", m0004_forks.apply),
 )

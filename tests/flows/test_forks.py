@@ -1,0 +1,139 @@
+"""Random chains, replayed from any step: what is called, what runs, and what comes out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from servers.launch import Running, start
+
+from chains.settings import Settings
+from chains.store import Store, open_store
+from flows.executor import execute
+from flows.prepared import prepare
+from flows.request import Replay, RunRequest
+from flows.units import Direct
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a random chain: which earlier ones it reads, guarded or not, and when it runs."""
+
+    reads: tuple[int, ...]
+    guarded: bool
+    when: int | None
+
+    def text(self, number: int, url: str) -> str:
+        pieces = [f"{{{{ s{other}.text{' | default(1)' if self.guarded else ''} }}}}" for other in self.reads]
+        when = "" if self.when is None else f"    when: inputs.n != {self.when}\n"
+        return f'  s{number}:\n    prompt: "Step {number} of {{{{ inputs.n }}}}: {" ".join(pieces)}"\n{when}'
+
+
+@st.composite
+def chains_of_steps(draw) -> list[Step]:
+    steps: list[Step] = []
+    for number in range(draw(st.integers(1, 6))):
+        reads = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
+        guarded, when = draw(st.booleans()), draw(st.none() | st.integers(0, 2))
+        steps.append(Step(tuple(sorted(reads)), guarded, when))
+    return steps
+
+
+def below(steps: list[Step], first: int) -> set[str]:
+    """Return a step and all that reads it, directly or through others."""
+    found = {first}
+    for number, step in enumerate(steps):
+        if found & set(step.reads):
+            found.add(number)
+    return {f"s{number}" for number in found}
+
+
+class Desk:
+    """A store and an endpoint whose calls are counted."""
+
+    def __init__(self, folder: Path, server: Running) -> None:
+        self.folder, self.server = folder, server
+        self.settings = Settings(store=str(folder / "store"))
+        self.store: Store = open_store(folder / "store")
+        self.made = 0
+
+    def run(self, asked: RunRequest | Replay) -> str:
+        prepared = prepare(asked, store=self.store, settings=self.settings)
+        result = asyncio.run(execute(prepared, Direct()))
+        assert result["status"] == "ok"
+        return result["run_id"]
+
+    def chain(self, steps: list[Step]) -> RunRequest:
+        self.made += 1
+        path, data = self.folder / f"c{self.made}.yaml", self.folder / "rows.jsonl"
+        texts = "".join(step.text(number, self.server.url) for number, step in enumerate(steps))
+        path.write_text(
+            f"chain: random{self.made}\ninputs: {{n: {{type: integer}}}}\n"
+            f'models: {{m: {{provider: openai, model: m, base_url: "{self.server.url}", temperature: 1}}}}\n'
+            f"defaults: {{model: m}}\nsteps:\n{texts}"
+        )
+        data.write_text("".join(f'{{"n": {row}}}\n' for row in range(3)))
+        return RunRequest(chain=str(path), data=str(data))
+
+    def records(
+        self, run: str
+    ) -> dict[tuple[str, int], tuple[str, bytes | None, bytes | None, bytes | None]]:
+        return {
+            (record.step, record.row): (record.status, record.inputs, record.messages, record.output)
+            for record in self.store.records(run)
+        }
+
+    def sent(self) -> int:
+        return len(self.server.ledger())
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("forks")
+    server = start(folder)
+    made = Desk(folder, server)
+    yield made
+    made.store.close()
+    server.stop()
+
+
+def check(desk: Desk, steps: list[Step], first: int) -> None:
+    source = desk.run(desk.chain(steps))
+    before, sent = desk.records(source), desk.sent()
+    fork = desk.run(Replay(source, start=f"s{first}"))
+    assert desk.sent() == sent
+    assert desk.records(fork) == before
+    reads = " ".join(f"{{{{ s{other}.text | default(2) }}}}" for other in steps[first].reads)
+    edited = desk.run(Replay(fork, edits={f"s{first}.prompt": f"Edited. {{{{ inputs.n }}}} {reads}"}))
+    ran = {record.step for record in desk.store.records(edited, payloads=False) if not record.linked}
+    assert ran == below(steps, first)
+    called = [record for record in desk.store.records(edited, payloads=False) if record.attempts]
+    assert {record.step for record in called} <= ran
+    assert desk.sent() == sent + len(called)
+    after = desk.records(edited)
+    for place, kept in before.items():
+        if place[0] not in ran:
+            assert after[place] == kept
+    assert desk.records(source) == before
+    assert desk.store.verify() == []
+
+
+quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=quiet, database=None)
+@given(steps=chains_of_steps(), data=st.data())
+def test_a_replay_runs_exactly_what_the_graph_names(desk: Desk, steps, data) -> None:
+    check(desk, steps, data.draw(st.integers(0, len(steps) - 1)))
+
+
+@pytest.mark.slow
+@settings(max_examples=120, deadline=None, suppress_health_check=quiet, database=None)
+@given(steps=chains_of_steps(), data=st.data())
+def test_many_chains_are_replayed_from_any_step(desk: Desk, steps, data) -> None:
+    check(desk, steps, data.draw(st.integers(0, len(steps) - 1)))
