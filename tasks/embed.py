@@ -128,7 +128,10 @@ async def _update(
     chunks = await asyncio.to_thread(_cut_all, ctx, documents, provider)
     there = await collection.places()
     anew = _step(ctx).cache in ("never", "refresh")
-    missing = [chunk for chunk in chunks if anew or chunk.id not in there]
+    # Longest first: texts of one length are padded least, and what does not fit is known at once.
+    missing = sorted(
+        (chunk for chunk in chunks if anew or chunk.id not in there), key=lambda chunk: -len(chunk.text)
+    )
     moved = [chunk for chunk in chunks if chunk.id in there and _place(chunk) != there[chunk.id]]
     wanted = {chunk.id for chunk in chunks}
     origin = chunks[0].origin

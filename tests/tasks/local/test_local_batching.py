@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Sequence
 
 import pytest
 
 from chains.errors import Cancelled, ContextOverflow, StepFailed
+from tasks.embedders import BATCH_TOKENS, MOST_PADDING, SPARED, batches
 from tasks.providers.batching import Batcher, Job
 
 
@@ -70,3 +72,21 @@ def test_callers_may_live_on_different_event_loops() -> None:
     for loop in loops:
         loop.join()
     assert sorted(answers) == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_texts_are_batched_with_little_padding_and_each_once(seed: int) -> None:
+    rng = random.Random(seed)
+    lengths = [min(256, max(3, int(rng.lognormvariate(4, 0.9)))) for _ in range(rng.randrange(1, 200))]
+    found = batches(lengths, spared=SPARED)
+    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
+    for batch in found:
+        own = [lengths[index] for index in batch]
+        padded = max(own) * len(own)
+        assert padded <= BATCH_TOKENS and padded - sum(own) <= max(MOST_PADDING * padded, SPARED)
+
+
+def test_where_a_batch_costs_more_than_padding_there_are_few() -> None:
+    lengths = [3] * 15 + [256] + [40] * 48
+    assert [len(batch) for batch in batches(lengths, spared=SPARED)] == [15, 48, 1]
+    assert [len(batch) for batch in batches(lengths, spared=BATCH_TOKENS)] == [63, 1]
