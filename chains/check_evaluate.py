@@ -23,13 +23,14 @@ Known = Callable[..., None]
 def check_evaluate(subject: Subject, at: YamlPath, step: EvaluateStep, known: Known) -> None:
     """Note what is wrong; `known` notes a name that the chain does not have."""
     words = f"step {at[1]!r}"
-    for key in ("model", "embedder"):
+    for key in ("model", "embedder", "language_model"):
         name = getattr(step, key)
         if name is not None:
             known(subject, (*at, key), name, words=words, section="models")
     for name, judge in step.judges.items():
         if judge.model is not None:
             known(subject, (*at, "judges", name, "model"), judge.model, words=words, section="models")
+    _check_language_model(subject, at, words, step)
     _check_judged(subject, at, words, step)
     for place, name in enumerate(step.timed):
         path: YamlPath = (*at, "timed", place)
@@ -44,6 +45,16 @@ def check_evaluate(subject: Subject, at: YamlPath, step: EvaluateStep, known: Kn
             for problem in schema_problems(check.is_json, subject.files):
                 where = (*at, "checks", place, "is_json", *problem.path)
                 subject.findings.at_value(where, f"{words}: {problem.message}", problem.hint)
+
+
+def _check_language_model(subject: Subject, at: YamlPath, words: str, step: EvaluateStep) -> None:
+    model = subject.chain.models.get(step.language_model or "")
+    if model is not None and model.provider == "openai":
+        subject.findings.at_value(
+            (*at, "language_model"),
+            f"{words}: 'language_model' is {step.language_model!r}, which is behind an endpoint",
+            "Name a model of provider local or starter: an endpoint does not tell what it makes of a text.",
+        )
 
 
 def _check_judged(subject: Subject, at: YamlPath, words: str, step: EvaluateStep) -> None:

@@ -223,6 +223,7 @@ def models_of(step: Step, chain: Chain) -> list[str]:
         case EvaluateStep():
             names = [judge_model(step, name, chain) for name in judging_names(step)]
             names += [step.embedder] if "similarity" in step.measured else []
+            names += [step.language_model] if "perplexity" in step.measured else []
         case _:
             names = []
     return [name for name in names if name is not None]

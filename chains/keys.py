@@ -222,6 +222,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         "checks": "decides what is computed; a rubric as the messages that the model is sent",
         "model": "as the provider's identity",
         "embedder": "as the provider's identity",
+        "language_model": "as the provider's identity",
         "timed": "decides what is computed",
         "gate": "decides whether the step passes",
     },

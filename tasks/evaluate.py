@@ -21,7 +21,7 @@ from tasks.metrics.calibration import calibration
 from tasks.metrics.classes import confusion, per_class
 from tasks.metrics.estimate import PLACES
 from tasks.metrics.structure import by_field
-from tasks.scoring import similarity, spent
+from tasks.scoring import perplexity, similarity, spent
 from tasks.scoring.checks import checked
 from tasks.scoring.compared import Compared, compared
 from tasks.scoring.figures import Figure
@@ -71,6 +71,8 @@ async def _figures(ctx: StepContext, step: EvaluateStep, rows: Sequence[Compared
         found |= await asyncio.to_thread(spent.spent, ctx, step, names, rows)
     if similarity.NAME in step.measured:
         found[similarity.NAME] = await similarity.similar(ctx, step, rows)
+    if perplexity.NAME in step.measured:
+        found[perplexity.NAME] = await perplexity.foretold(ctx, step, rows)
     for name in step.judges:
         found[name] = await judged(ctx, step, name, rows)
     return found

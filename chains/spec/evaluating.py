@@ -142,6 +142,7 @@ MetricName = Literal[
     "pass_all",
     "pass_any",
     "similarity",
+    "perplexity",
     "latency",
     "latency_p50",
     "latency_p95",
@@ -149,7 +150,7 @@ MetricName = Literal[
 ]
 
 NO_REFERENCE: frozenset[MetricName] = frozenset(
-    {"json_valid", "agreement", "latency", "latency_p50", "latency_p95", "cost"}
+    {"json_valid", "agreement", "perplexity", "latency", "latency_p50", "latency_p95", "cost"}
 )
 """Metrics of the prediction alone."""
 
@@ -169,6 +170,8 @@ class EvaluateStep(CallingStep):
     """The model of judges and of `rubric` checks. Default: the chain's."""
     embedder: Name | None = None
     """The model under `models:` whose vectors `similarity` compares."""
+    language_model: Name | None = None
+    """The local model under `models:` whose `perplexity` on each prediction is measured."""
     timed: list[Name] = []
     """The per-row steps that `latency` and `cost` count. Default: those that `prediction` reads."""
     gate: Expression | None = None
@@ -204,6 +207,8 @@ class EvaluateStep(CallingStep):
             raise ValueError("there is nothing to measure: give 'metrics', 'judges' or 'checks'")
         if "similarity" in self.measured and self.embedder is None:
             raise ValueError("'similarity' needs 'embedder'")
+        if "perplexity" in self.measured and self.language_model is None:
+            raise ValueError("'perplexity' needs 'language_model'")
         if self.evaluate.confidence is not None and self.evaluate.reference is None:
             raise ValueError("'confidence' needs 'reference' beside it")
         return self

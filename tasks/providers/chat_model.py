@@ -42,6 +42,12 @@ class ChatModel:
         """Render messages with the model's chat template and tokenize the text as it stands."""
         from jinja2 import TemplateError
 
+        if not self.tokenizer.chat_template:
+            raise InputInvalid(
+                f"The model {self.name!r} has no chat template, so there is no telling how it wants to be "
+                "asked.",
+                hint="Take its instruct or chat variant, or add a chat_template.jinja to its folder.",
+            )
         disarmed = [{**message, "content": self._disarm(message["content"])} for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(disarmed, tokenize=False, add_generation_prompt=True)
@@ -111,11 +117,6 @@ def _load(weights: Weights, name: str, dtype: str, device: str) -> ChatModel:
     tokenizer = AutoTokenizer.from_pretrained(
         _tokenizer_folder(weights), local_files_only=True, trust_remote_code=False
     )
-    if not tokenizer.chat_template:
-        raise InputInvalid(
-            f"The model {name!r} has no chat template, so there is no telling how it wants to be asked.",
-            hint="Take its instruct or chat variant, or add a chat_template.jinja to its folder.",
-        )
     model, prelude = _model(weights, dtype)
     model = _quantised(model, dtype).to(device).eval()
     return ChatModel(model, tokenizer, name=name, prelude=prelude.to(device) if prelude else None)

@@ -7,6 +7,7 @@ with the first call, so a run that reuses everything never pays for them. Knows 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import secrets
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from chains.clock import Clock
 from chains.errors import HeadraceError, InputInvalid, InvalidBody, TimedOut
 from chains.spec import Model
-from tasks.providers.batching import Batcher, Job, by_length
+from tasks.providers.batching import Batcher, Job, by_length, worker
 from tasks.providers.decoding import Generation
 from tasks.providers.device import device_of, dtype_of
 from tasks.providers.reply import Completion, Reply
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from chains.store import Store
     from tasks.embedders import Embedder
     from tasks.providers.chat_model import ChatModel
+    from tasks.providers.text_losses import TextLoss
 
 # Padded bytes of requests in one chat batch: about 16,000 tokens, 64 prompts of 250 tokens.
 CHAT_BATCH_BYTES = 65_536
@@ -146,6 +148,13 @@ class LocalProvider:
 
         items = sorted(_document(reply)["data"], key=lambda item: item["index"])
         return np.stack([np.frombuffer(base64.b64decode(item["embedding"]), dtype="<f4") for item in items])
+
+    async def text_losses(self, texts: Sequence[str]) -> list[TextLoss]:
+        """Return how surprised the chat model is by each text."""
+        from tasks.providers.text_losses import text_losses
+
+        work = worker().submit(lambda: text_losses(self._chat_model(), texts))
+        return await asyncio.wrap_future(work)
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text, without special ones."""
@@ -283,7 +292,7 @@ class LocalProvider:
         if self._weights.is_embedder:
             raise InputInvalid(
                 f"Model {self.name!r} is an embedder and cannot answer prompts.",
-                hint="Give the prompt step a chat model.",
+                hint="Name a chat model.",
             )
         if not isinstance(self._loaded, ChatModel):
             self._use_threads()

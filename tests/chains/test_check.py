@@ -131,6 +131,8 @@ STEP_CASES = {
     "check with a broken regex": (T + "  a: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, checks: [{regex: '('}]}", "8:", "the regex '(' cannot be read"),
     "timed step that runs once": (T + "  a: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, metrics: [latency], timed: [i]}\n  i: {prepare: data.jsonl}", "8:", "'timed' names step 'i', which runs once"),
     "similarity without an embedder": (T + "  a: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, metrics: [similarity]}", "8:", "'similarity' needs 'embedder'"),
+    "perplexity without a model": (T + "  a: {evaluate: {prediction: '{{ row.text }}'}, metrics: [perplexity]}", "8:", "'perplexity' needs 'language_model'"),
+    "perplexity of an unknown model": (T + "  a: {evaluate: {prediction: '{{ row.text }}'}, metrics: [perplexity], language_model: writr}", "8:", "step 'a' names the model 'writr', which the chain does not have. Did you mean 'writer'?"),
     "metric without a reference": (T + "  a: {evaluate: {prediction: '{{ t.intent }}'}, metrics: [accuracy]}", "8:", "accuracy need 'reference' under 'evaluate'"),
     "tokens without a model": (T + '  a: {prepare: data.jsonl, clean: {max_tokens: 5}}', "8:", "'max_tokens' needs 'tokens'"),
     "no kind": ("  a: {model: writer}", "7:3", "step 'a' has no kind. Write one of these as its key: embed, retrieve, prompt, python, prepare, finetune, evaluate."),
@@ -299,6 +301,13 @@ def test_a_value_that_yaml_could_not_give_makes_no_further_problems(folder):
 
 def load(source, folder):
     return load_source(source.encode(), folder / "c.yaml")
+
+
+def test_perplexity_by_an_endpoint_is_named(folder):
+    step = "  a: {evaluate: {prediction: '{{ row.text }}'}, metrics: [perplexity], language_model: writer}\n"
+    [found] = problems_of(HEAD.replace("provider: starter", "provider: openai, model: m") + step, folder)
+    assert found.startswith("c.yaml:7:")
+    assert "'language_model' is 'writer', which is behind an endpoint" in found
 
 
 def test_unused_parts_are_remarks_apart_from_problems(folder):

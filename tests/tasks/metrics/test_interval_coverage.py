@@ -12,6 +12,7 @@ from tasks.metrics import METRICS, Pair
 from tasks.metrics.compare import compare
 from tasks.metrics.estimate import mean, wilson
 from tasks.metrics.overlap import chrf_of_sums, of_sums
+from tasks.metrics.perplexity import perplexity
 
 TRIALS = 1000
 
@@ -88,3 +89,14 @@ def test_of_a_figure_over_summed_counts():
 def test_more_rows_make_an_interval_narrower():
     widths = [wilson(0.8 * n, n).high - wilson(0.8 * n, n).low for n in (10, 100, 1000, 10_000)]
     assert all(wide > narrow for wide, narrow in pairwise(widths))
+
+
+@pytest.mark.parametrize("n", [30, 200])
+def test_of_perplexity(n):
+    # texts of very different lengths, whose losses per token differ from text to text
+    def draw(rng):
+        tokens = np.maximum(2, rng.lognormal(4, 0.7, n).astype(int))
+        nats = tokens * rng.normal(2.5, 0.6, n) + rng.normal(0, 1, n) * np.sqrt(tokens)
+        return perplexity(list(zip(nats.tolist(), tokens.tolist(), strict=True)))
+
+    assert 0.93 <= share_covered(draw, float(np.exp(2.5))) <= 0.97
