@@ -21,7 +21,7 @@ from chains.store import RecordRow, Store
 AT_ONCE: Final = 500
 """Pairs of rows that are read together."""
 
-Place: TypeAlias = tuple[str, int, int, int]
+Place: TypeAlias = tuple[str, str, int, int, int]
 """Step, item, turn and sample: a record's place within its row."""
 
 
@@ -161,7 +161,7 @@ class _Walk:
         step = next(iter(self._order)) if len(self._order) == 1 else None
         for record in self._store.records(self._runs[side].run.id, step, rows=wanted, within=True):
             if record.step in self._order and (record.row == ONCE or record.step not in self._once):
-                place = (record.step, record.item, record.turn, record.sample)
+                place = (record.step, record.path, record.item, record.turn, record.sample)
                 found.setdefault(record.row, {})[place] = record
         return found
 

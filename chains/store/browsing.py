@@ -134,7 +134,7 @@ class Browses(Reads):
         table, runs = schema.records.c, schema.runs.c
         query = self._select(RECORDS).join(schema.runs, runs.id == table.run_id)
         query = query.where(runs.chain == run.chain, runs.started_at < run.started_at)
-        for name in ("step", "row", "item", "turn", "sample"):
+        for name in ("step", "row", "path", "item", "turn", "sample"):
             query = query.where(table[name] == getattr(record, name))
         return self._rows(RECORDS, query.order_by(runs.started_at.desc(), runs.id.desc()).limit(limit))
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, String
 
 from chains.errors import InputInvalid
-from chains.store.names import checked_id, is_id
+from chains.store.names import checked_id, checked_step, is_id, is_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Rule:
     column: Column[Any]
     is_id: bool
     choices: frozenset[str]
+    is_step: bool = False
     fits: Callable[[Any], bool] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -34,6 +35,8 @@ class Rule:
         """Return the value as it goes into the column, or raise InputInvalid."""
         if self.fits(value) or (value is None and self.column.nullable):
             return value
+        if self.is_step:
+            return checked_step(value, self.label)
         if self.is_id:
             return checked_id(value, self.label)
         match self.column.type:
@@ -68,6 +71,8 @@ class Rule:
 
 def _plain(rule: Rule) -> Callable[[Any], bool]:
     """Return a test for values that surely fit as they are."""
+    if rule.is_step:
+        return is_step
     if rule.is_id:
         return is_id
     if rule.choices:

@@ -37,7 +37,7 @@ _COLLECTIONS = "collections"
 _ROWS_AT_ONCE = 500
 _JSON_FIELDS = ("inputs", "messages", "output", "error")
 _FIELDS = (
-    "run_id", "step", "row", "item", "turn", "sample", "status", "tokens_in", "tokens_out", "cost_micro",
+    "run_id", "step", "row", "path", "item", "turn", "sample", "status", "tokens_in", "tokens_out", "cost_micro",
     "attempts", "value_key", "reused_from", "started_at", "finished_at",
 )  # fmt: skip
 
@@ -110,16 +110,16 @@ class Keeping(Promises):
     def export_rows(self, run_id: str, step: str | None = None) -> Iterator[dict[str, Any]]:
         """Yield each record of a run as plain data, by step and row, a few at a time."""
         table = schema.records.c
-        place = tuple_(table.step, table.row, table.item, table.turn, table.sample)
+        place = tuple_(table.step, table.row, table.path, table.item, table.turn, table.sample)
         query = select(*record_columns()).select_from(WITH_LINKED).where(table.run_id == run_id)
         if step is not None:
             query = query.where(table.step == step)
-        query = query.order_by(table.step, table.row, table.item, table.turn, table.sample)
+        query = query.order_by(table.step, table.row, table.path, table.item, table.turn, table.sample)
         after: RecordRow | None = None
         while True:
             part = query.limit(_ROWS_AT_ONCE)
             if after is not None:
-                last = (after.step, after.row, after.item, after.turn, after.sample)
+                last = (after.step, after.row, after.path, after.item, after.turn, after.sample)
                 part = part.where(place > last)
             found = [decode(RECORDS, values, self.blobs, payloads=True) for values in self._values(part)]
             yield from (_plain(record) for record in found)

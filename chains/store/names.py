@@ -13,6 +13,8 @@ from typing import Final
 from chains.errors import InputInvalid
 
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_STEP: Final = re.compile(r"(?=.{1,64}\Z)[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
+LONGEST_STEP: Final = 64
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -29,6 +31,21 @@ def checked_id(value: str, what: str = "id") -> str:
 def is_id(value: object) -> bool:
     """Tell whether `value` is a valid id."""
     return isinstance(value, str) and _matches(value)
+
+
+def checked_step(value: str, what: str = "step") -> str:
+    """Return `value` if it is the name of a step: ids with dots between, for steps inside steps."""
+    if not isinstance(value, str) or not is_step(value):
+        raise InputInvalid(
+            f"{str(value)[:200]!r} is no valid {what}.",
+            hint=f"Use up to {LONGEST_STEP} of a-z, 0-9, _ and -, and dots between the names of steps.",
+        )
+    return value
+
+
+def is_step(value: object) -> bool:
+    """Tell whether `value` is the name of a step."""
+    return isinstance(value, str) and (_matches(value) or _STEP.fullmatch(value) is not None)
 
 
 @lru_cache(maxsize=4096)

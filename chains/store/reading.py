@@ -101,18 +101,26 @@ class Reads:
             query = query.where(table.row.in_(list(rows)))
         if statuses is not None:
             query = query.where(table.status.in_(list(statuses)))
-        order = (table.step, table.row, table.item, table.turn, table.sample)
+        order = (table.step, table.row, table.path, table.turn, table.item, table.sample)
         found = self._rows(RECORDS, query.order_by(*order), payloads)
         if isinstance(rows, range) and rows.step != 1:
             return [record for record in found if record.row in rows]
         return found
 
     def record(
-        self, run_id: str, step: str, row: int, *, item: int = -1, turn: int = -1, sample: int = 0
+        self,
+        run_id: str,
+        step: str,
+        row: int,
+        *,
+        path: str = "",
+        item: int = -1,
+        turn: int = -1,
+        sample: int = 0,
     ) -> RecordRow | None:
         """Return the record at a position."""
-        place = {"run_id": run_id, "step": step, "row": row, "item": item, "turn": turn, "sample": sample}
-        found = self._values(_at_position(), place)
+        place = {"run_id": run_id, "step": step, "row": row, "path": path}
+        found = self._values(_at_position(), place | {"item": item, "turn": turn, "sample": sample})
         return decode(RECORDS, found[0], self.blobs, payloads=True) if found else None
 
     def samples(self, record: RecordRow) -> list[RecordRow]:
@@ -123,7 +131,7 @@ class Reads:
         ]
 
     def outputs(self, run_id: str, step: str, rows: range) -> dict[int, tuple[str, bytes | None]]:
-        """Return by row the status and the output of a step's records; other payloads are left unread."""
+        """Return by row the status and the output of a step's rows; other payloads are left unread."""
         span = {"run_id": run_id, "step": step, "start": rows.start, "stop": rows.stop}
         return {
             row: (status, inline if reference is None else self.blobs.get(reference))
@@ -222,7 +230,7 @@ class Reads:
 # Asked once per row, so built once per process: building them takes longer than the database does.
 
 
-_PLACE: Final = ("run_id", "step", "row", "item", "turn")
+_PLACE: Final = ("run_id", "step", "row", "path", "item", "turn")
 """What samples of one record share."""
 
 

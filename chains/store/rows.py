@@ -74,8 +74,10 @@ class StepRow:
 class RecordRow:
     """What a step left behind for one row; `row` is -1 for a once step. A cost of None is unknown, not 0.
 
-    `worker` names who made it, where that was not the process of the run. A `linked` record has the payloads
-    of `reused_from` and none of its own; it is read with them.
+    `item` counts the items of the step's own map, `turn` the turns of the repeat that it stands in; -1: none.
+    Items and turns further out are in `path`, outermost first, as in `draft[turn 1].chat[item 3]`: a step may
+    stand in any number of them. `worker` names who made it, where that was not the process of the run. A
+    `linked` record has the payloads of `reused_from` and none of its own; it is read with them.
     """
 
     id: str
@@ -100,6 +102,7 @@ class RecordRow:
     attempts: int = 0
     worker: str | None = None
     linked: bool = False
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

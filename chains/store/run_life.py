@@ -11,13 +11,27 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Update, and_, bindparam, case, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    select,
+    update,
+)
 
 from chains.store import leasing, schema
 
 Counts = dict[str, dict[str, int]]
 
 _SUMS: Final = ("reused", "tokens_in", "tokens_out", "cost_micro", "attempts", "cost_unknown")
+WITHIN: Final = "within_"
+"""What comes before the status of a record that lies within a row's: of an item, a turn, a sample."""
 
 
 def end(
@@ -78,10 +92,9 @@ def sum_columns() -> tuple[ColumnElement[Any], ...]:
 def sums_of_run() -> Select[Any]:
     """Return the query that `counted` reads; the run is the parameter `of`."""
     table = schema.records.c
-    query = select(table.step, table.status, number_of_rows(), *sum_columns()).where(
-        table.run_id == bindparam("of")
-    )
-    return query.group_by(table.step, table.status).order_by(table.step, table.status)
+    status = case((schema.of_whole_rows(), table.status), else_=literal(WITHIN) + table.status).label("which")
+    query = select(table.step, status, func.count(), *sum_columns()).where(table.run_id == bindparam("of"))
+    return query.group_by(table.step, status).order_by(table.step, status)
 
 
 @cache
@@ -92,7 +105,10 @@ def sums_of_rows() -> Select[Any]:
 
 
 def counted(found: Sequence[Any]) -> Counts:
-    """Return by step how many rows have each status, and the sums over all records."""
+    """Return by step how many rows have each status, and the sums over all records.
+
+    Records that lie within those of rows are counted as `within_ok` and so on.
+    """
     counts: Counts = {}
     for step, status, number, *sums in found:
         of_step = counts.setdefault(step, dict.fromkeys(_SUMS, 0))

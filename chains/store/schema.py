@@ -106,7 +106,9 @@ records = Table(
     Column("worker", Text),
     # Its payloads are those of `reused_from`, which is never linked itself.
     Column("linked", Boolean, nullable=False, server_default=false()),
-    UniqueConstraint("run_id", "step", "row", "item", "turn", "sample", name="records_position"),
+    # Items and turns around the one of the step itself; see RecordRow.
+    Column("path", Text, nullable=False, server_default=""),
+    UniqueConstraint("run_id", "step", "row", "path", "item", "turn", "sample", name="records_position"),
     ForeignKeyConstraint(["run_id", "step"], ["steps.run_id", "steps.id"]),
     Index("records_value_key", "value_key"),
 )
@@ -114,7 +116,8 @@ records = Table(
 
 def of_whole_rows() -> ColumnElement[bool]:
     """Return the condition of the records that stand for a whole row: no item's, turn's or sample's."""
-    return and_(records.c.item == -1, records.c.turn == -1, records.c.sample == 0)
+    inside = (records.c.item == -1, records.c.turn == -1, records.c.sample == 0)
+    return and_(records.c.path == "", *inside)
 
 
 attempts = Table(

@@ -43,6 +43,8 @@ class Shape(Generic[RowT]):
     row_type: type[RowT]
     table: Table
     ids: tuple[str, ...]
+    step: str | None = None
+    """The field that names a step."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -97,6 +99,7 @@ class Shape(Generic[RowT]):
                 self.table.c[name],
                 is_id=name in self.ids,
                 choices=self.choices.get(name, frozenset()),
+                is_step=name == self.step,
             )
             for name in self.plain
         ]
@@ -112,9 +115,9 @@ class Shape(Generic[RowT]):
 
 
 RUNS: Final = Shape(RunRow, schema.runs, ids=("id",))
-STEPS: Final = Shape(StepRow, schema.steps, ids=("run_id", "id"))
-RECORDS: Final = Shape(RecordRow, schema.records, ids=("id", "run_id", "step"))
-ATTEMPTS: Final = Shape(AttemptRow, schema.attempts, ids=("id", "record_id", "run_id", "step"))
+STEPS: Final = Shape(StepRow, schema.steps, ids=("run_id",), step="id")
+RECORDS: Final = Shape(RecordRow, schema.records, ids=("id", "run_id"), step="step")
+ATTEMPTS: Final = Shape(AttemptRow, schema.attempts, ids=("id", "record_id", "run_id"), step="step")
 MODELS: Final = Shape(ModelRow, schema.models, ids=("name",))
 COLLECTIONS: Final = Shape(CollectionRow, schema.collections, ids=("name",))
 

@@ -31,7 +31,7 @@ _OPEN: Final = (
     (schema.steps, schema.steps.c.status, "running"),
     (schema.attempts, schema.attempts.c.state, "intent"),
 )
-_POSITION: Final = ("run_id", "step", "row", "item", "turn", "sample")
+_POSITION: Final = ("run_id", "step", "row", "path", "item", "turn", "sample")
 _SHOWN: Final = 20
 
 

@@ -12,7 +12,13 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from chains.store.migrations import m0001_initial, m0002_promises, m0003_workers, m0004_forks
+from chains.store.migrations import (
+    m0001_initial,
+    m0002_promises,
+    m0003_workers,
+    m0004_forks,
+    m0005_nesting,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +35,5 @@ MIGRATIONS: Final = (
     Migration(2, "promises", m0002_promises.apply),
     Migration(3, "workers", m0003_workers.apply),
     Migration(4, "forks", m0004_forks.apply),
+    Migration(5, "nesting", m0005_nesting.apply),
 )

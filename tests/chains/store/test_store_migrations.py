@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Connection, inspect, text
 
 from chains.clock import Clock
-from chains.errors import InputInvalid, StoreVersion
+from chains.errors import InputInvalid, StoreConflict, StoreVersion
 from chains.store import open_store
 from chains.store.migrating import applied, migrate
 from chains.store.migrations import MIGRATIONS, Migration
+from chains.store.sqlite import SqliteFile
 
 
 def add_a_column(connection: Connection) -> None:
@@ -111,3 +113,29 @@ def test_without_a_location_the_settings_name_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADRACE_STORE", str(tmp_path / "named"))
     with open_store() as store:
         assert store.path == tmp_path / "named"
+
+
+def test_a_store_from_before_nesting_keeps_its_records_and_attempts(tmp_path):
+    path = tmp_path / "headrace.db"
+    file = SqliteFile(path)
+    file.prepare(Clock())
+    migrate(file, clock=Clock(), migrations=MIGRATIONS[:3])
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        """
+        INSERT INTO runs (id, chain, chain_hash, rows, status, started_at) VALUES ('r', 'c', 'h', 1, 'ok', 1);
+        INSERT INTO steps (run_id, id, kind, once, status) VALUES ('r', 's', 'prompt', 0, 'ok');
+        INSERT INTO records (id, run_id, step, row, item, turn, sample, status, output, attempts)
+            VALUES ('rec', 'r', 's', 0, -1, -1, 0, 'ok', X'7B7D', 1);
+        INSERT INTO attempts (id, record_id, run_id, step, number, state, started_at, wait_s)
+            VALUES ('att', 'rec', 'r', 's', 1, 'ok', 1, 0);
+        """
+    )
+    connection.close()
+    with open_store(tmp_path) as store:
+        [record] = store.records("r")
+        assert (record.id, record.path, record.output) == ("rec", "", b"{}")
+        assert [attempt.id for attempt in store.attempts("rec")] == ["att"]
+        assert not [problem for problem in store.verify() if "position" in problem or "parent" in problem]
+        with pytest.raises(StoreConflict):  # the foreign key names the new table
+            store.put(replace(store.attempts("rec")[0], id="att2", record_id="none"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import inspect
 
 from chains.errors import InputInvalid, StoreConflict
-from chains.store import UNREAD, CollectionRow, ModelRow, RunRow
+from chains.store import UNREAD, CollectionRow, ModelRow, RunRow, StepRow
 from chains.store.schema import metadata
 from chains.store.shapes import SHAPES, SPILL_OVER
 
@@ -140,9 +140,37 @@ def test_the_database_has_the_schema_of_the_program(store):
 )
 def test_an_id_that_could_leave_the_folder_is_refused(store, record_row, bad):
     for field in ("id", "run_id", "step"):
+        if (field, bad) == ("step", "a.b"):
+            continue  # a step inside a step
         with pytest.raises(InputInvalid):
             store.put(record_row(**{field: bad}))
     assert store.records("run1") == []
+
+
+@pytest.mark.parametrize("bad", ["a..b", ".a", "a.", "a./b", "a.-b", "a.B", f"a.{'b' * 63}", "a.b\n"])
+def test_the_name_of_a_step_inside_a_step_has_names_between_its_dots(store, record_row, bad):
+    with pytest.raises(InputInvalid, match="no valid"):
+        store.put(record_row(step=bad))
+
+
+def test_records_inside_a_record_have_positions_of_their_own_and_are_read_when_asked_for(store, record_row):
+    store.put(StepRow(run_id="run1", id="triage.inner", kind="prompt"))
+    own = record_row(0, status="ok")
+    inside = [
+        record_row(0, id="r1", item=1, status="failed"),
+        record_row(0, id="r2", turn=1, status="ok"),
+        record_row(0, id="r3", path="draft[item 2]", status="ok"),
+        record_row(0, id="r4", step="triage.inner", path="triage[item 2]", status="ok"),
+    ]
+    store.put(own, *inside)
+    assert [record.id for record in store.records("run1")] == [own.id]
+    assert {record.id for record in store.records("run1", within=True)} == {own.id, *(r.id for r in inside)}
+    assert store.outputs("run1", "triage", range(1)).keys() == {0}
+    assert store.record("run1", "triage", 0, path="draft[item 2]").id == inside[2].id
+    with pytest.raises(StoreConflict):
+        store.put(dataclasses.replace(inside[2], id="another"))
+    counts = store.counts("run1")["triage"]
+    assert (counts["ok"], counts["within_ok"], counts["within_failed"]) == (1, 2, 1)
 
 
 @pytest.mark.parametrize(
