@@ -15,14 +15,17 @@ from chains.graph import Graph, models_of, templates_of
 from chains.keys import canonical, deciding
 from chains.prompts import prompt_parts
 from chains.source.imports import with_imports
-from chains.spec import EmbedStep, PromptStep, RetrieveStep, Step, kind_of
+from chains.spec import EmbedStep, MappedStep, PromptStep, RetrieveStep, Step, kind_of
 from chains.templates import references
 
 if TYPE_CHECKING:
     from chains.loading import ChainFile
 
 NOT_COMPARED = frozenset(
-    {"description", "retry", "timeout", "deadline", "pool", "reask", "cache", "on_ambiguous", "budget"}
+    {
+        *("description", "retry", "timeout", "deadline", "pool", "reask", "cache", "on_ambiguous", "budget"),
+        "max_concurrency",
+    }
 )
 """Fields of a step that leave finished records as good as they were."""
 
@@ -98,9 +101,12 @@ def _parts(step_id: str, step: Step, chain_file: ChainFile) -> dict[str, Any]:
 
 def _unused(step: Step) -> frozenset[str]:
     """Return the fields that say nothing here; a step is the same as before there were such fields."""
+    unused: set[str] = set()
     if isinstance(step, PromptStep) and step.samples == 1:
-        return frozenset({"samples", "vote", "quorum"})
-    return frozenset()
+        unused |= {"samples", "vote", "quorum"}
+    if isinstance(step, MappedStep) and step.map is None:
+        unused |= {"map", "as_", "on_error"}
+    return frozenset(unused)
 
 
 def inputs_read(steps: list[str], chain_file: ChainFile) -> set[str]:

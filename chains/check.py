@@ -31,6 +31,7 @@ from chains.spec import (
     EmbedStep,
     EvaluateStep,
     FinetuneStep,
+    MappedStep,
     PrepareStep,
     PromptStep,
     PythonStep,
@@ -40,7 +41,7 @@ from chains.spec import (
     kind_of,
 )
 from chains.suggest import did_you_mean, shown
-from chains.templates import has_expression
+from chains.templates import has_expression, is_whole
 from chains.usage import missing_environment, warnings
 
 __all__ = ["Subject", "check", "missing_environment", "warnings"]
@@ -98,6 +99,8 @@ def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
         for index, name in enumerate(step.after):
             _known(subject, (*at, "after", index), name, words=f"{words}: 'after'", section="steps")
         _check_once(subject, at, words, step)
+        if isinstance(step, MappedStep) and step.map is not None:
+            _check_map(subject, at, words, step)
         match step:
             case PromptStep():
                 _check_prompt(subject, at, words, step)
@@ -157,6 +160,17 @@ def _check_once(subject: Subject, at: YamlPath, words: str, step: StepBase) -> N
         subject.findings.at_value(
             (*at, "once"), f"{words}: {kind_of(step)} always runs once per run", "Leave 'once' out."
         )
+
+
+def _check_map(subject: Subject, at: YamlPath, words: str, step: MappedStep) -> None:
+    if isinstance(step.map, str) and not is_whole(step.map):
+        subject.findings.at_value(
+            (*at, "map"), f"{words}: 'map' must be a list", 'Write map: "{{ step.list }}", or a list.'
+        )
+    taken = step.as_ in NOT_STEP_NAMES - {"item"}
+    if taken or step.as_ in subject.names["steps"]:
+        what = "a reserved name" if taken else "the name of a step"
+        subject.findings.at_value((*at, "as"), f"{words}: {step.as_!r} is {what}", "Choose another name.")
 
 
 def _check_prompt(subject: Subject, at: YamlPath, words: str, step: PromptStep) -> None:

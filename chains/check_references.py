@@ -17,6 +17,7 @@ from chains.spec import (
     Chain,
     EvaluateStep,
     FinetuneStep,
+    MappedStep,
     PrepareStep,
     PromptStep,
     Step,
@@ -53,6 +54,11 @@ class _Reader:
     words: str
     step_id: str | None = None
     step: Step | None = None
+
+    @property
+    def item(self) -> str | None:
+        """What the reader calls an item of its map."""
+        return self.step.as_ if isinstance(self.step, MappedStep) and self.step.map is not None else None
 
 
 def check_references(subject: Subject) -> None:
@@ -111,6 +117,8 @@ def _problem_of(
     root = reference.root
     if root == reader.step_id:
         return None  # a cycle, which the graph's check names
+    if root == reader.item:
+        return None if template.may_read_item else _early_item(template, reference, reads)
     if root in subject.names["steps"]:
         return _step_problem(subject, reader, reference, reads)
     if root == "inputs":
@@ -128,6 +136,8 @@ def _problem_of(
 def _unknown_hint(subject: Subject, reference: Reference) -> str | None:
     if reference.root in subject.names["inputs"]:
         return f"Did you mean 'inputs.{reference.root}'?"
+    if reference.root == "item":
+        return "An item exists in a step with 'map', under the name that its 'as' gives it."
     if reference.root == "loop":
         return "'loop' exists inside {% for %} only."
     meant = closest(reference.root, [*subject.names["steps"], "inputs"])
@@ -143,24 +153,50 @@ def _step_problem(subject: Subject, reader: _Reader, reference: Reference, reads
     if step is None or not reference.path:
         return None  # a step that is wrong itself has its own problem
     name = reference.path[0]
+    is_index = name.lstrip("-").isdigit()
     if _is_list_for(reader, step):
-        if name.lstrip("-").isdigit():
+        if is_index:
             return None
         return (
             f"{reads}, but here {reference.root!r} is a list over the rows: {reader.words} runs once",
             f"Write {reference.root} | map(attribute={name!r}) | list.",
         )
+    if isinstance(step, MappedStep) and step.map is not None:
+        if not is_index:
+            return (
+                f"{reads}, but {reference.root!r} is a list: it runs for each item of its 'map'",
+                f"Write {reference.root} | map(attribute={name!r}) | list.",
+            )
+        return _output_problem(subject, step, (f"{reference.root}[{name}]", reference.path[1:]), reads)
+    return _output_problem(subject, step, (reference.root, reference.path), reads)
+
+
+def _early_item(template: StepTemplate, reference: Reference, reads: str) -> Said:
+    key = next(key for key in ("when", "map") if key in template.path)
+    message = f"{reads}, but {key!r} is asked once for the row, before there is an item"
+    if key == "map":
+        return message, None
+    return message, 'Leave items out of the list: map: "{{ list | selectattr(...) | list }}".'
+
+
+def _output_problem(
+    subject: Subject, step: Step, read: tuple[str, tuple[str, ...]], reads: str
+) -> Said | None:
+    """Say what is wrong with a path into a step's output; `read`: what stands for the step, and the path."""
+    owner, path = read
+    if not path:
+        return None
     if isinstance(step, PromptStep) and step.gives_list:
-        if name.lstrip("-").isdigit():
+        if path[0].lstrip("-").isdigit():
             return None
         return (
-            f"{reads}, but {reference.root!r} is a list: its 'vote' is 'all'",
-            f"Write {reference.root} | map(attribute={name!r}) | list, or {reference.root}[0].{name}.",
+            f"{reads}, but {owner!r} is a list: its 'vote' is 'all'",
+            f"Write {owner} | map(attribute={path[0]!r}) | list, or {owner}[0].{path[0]}.",
         )
     known = declared_outputs(step, subject.files)
-    if known is not None and name not in known:
-        return _no_output(reference, reads, known, reference.root)
-    return _deeper_problem(subject, step, reference, reads)
+    if known is not None and path[0] not in known:
+        return _no_output(owner, path[0], reads, known)
+    return _deeper_problem(subject, step, read, reads)
 
 
 def _is_list_for(reader: _Reader, step: Step) -> bool:
@@ -170,10 +206,13 @@ def _is_list_for(reader: _Reader, step: Step) -> bool:
     return runs_once(reader.step) and not runs_once(step)
 
 
-def _deeper_problem(subject: Subject, step: Step, reference: Reference, reads: str) -> Said | None:
-    if len(reference.path) < 2 or reference.path[1].lstrip("-").isdigit():
+def _deeper_problem(
+    subject: Subject, step: Step, read: tuple[str, tuple[str, ...]], reads: str
+) -> Said | None:
+    owner, path = read
+    if len(path) < 2 or path[1].lstrip("-").isdigit():
         return None
-    first, second = reference.path[:2]
+    first, second = path[:2]
     known: tuple[str, ...] | None = None
     if isinstance(step, PromptStep) and first == "output":
         known = answer_fields(step, subject.files) or None
@@ -181,16 +220,15 @@ def _deeper_problem(subject: Subject, step: Step, reference: Reference, reads: s
         known = METRIC_PARTS
     if known is None or second in known:
         return None
-    message = f"{reads}, but '{reference.root}.{first}' has {list(known)}"
-    return message, did_you_mean(second, known, prefix=f"{reference.root}.{first}.")
+    message = f"{reads}, but '{owner}.{first}' has {list(known)}"
+    return message, did_you_mean(second, known, prefix=f"{owner}.{first}.")
 
 
-def _no_output(reference: Reference, reads: str, known: tuple[str, ...], step_id: str) -> Said:
-    name = reference.path[0]
+def _no_output(owner: str, name: str, reads: str, known: tuple[str, ...]) -> Said:
     other = OTHER_WORDS.get(name)
     meant = other if other in known else closest(name, known)
-    hint = f"Did you mean {step_id + '.' + meant!r}?" if meant else None
-    return f"{reads}, but step {step_id!r} has outputs {list(known)}", hint
+    hint = f"Did you mean {owner + '.' + meant!r}?" if meant else None
+    return f"{reads}, but step {owner!r} has outputs {list(known)}", hint
 
 
 def _input_problem(subject: Subject, reference: Reference, reads: str) -> Said | None:

@@ -24,6 +24,10 @@ _BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", 
 """What pydantic leaves as it found it behind a validator of ours, and the words of JSON Schema."""
 
 _ONCE: JsonSchemaValue = {"properties": {"once": {"not": {"const": False}}}}
+_MAPPED: list[JsonSchemaValue] = [
+    {"dependentRequired": {"as": ["map"], "max_concurrency": ["map"], "on_error": ["map"]}},
+    {"if": {"required": ["map"]}, "then": {"properties": {"once": {"not": {"const": True}}}}},
+]
 _RULES: dict[str, list[JsonSchemaValue]] = {
     "Budget": [{"minProperties": 1}],
     "Model": [
@@ -33,7 +37,10 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
         },
         {"properties": {"headers": {"propertyNames": {"pattern": r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"}}}},
     ],
+    "PythonStep": _MAPPED,
+    "RetrieveStep": _MAPPED,
     "PromptStep": [
+        *_MAPPED,
         {
             "if": {"required": ["reask"], "properties": {"reask": {"minimum": 1}}},
             "then": {"required": ["output"]},
@@ -44,6 +51,8 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
         },
     ],
     "EmbedStep": [
+        *_MAPPED,
+        {"not": {"required": ["into", "map"]}},
         {"oneOf": [{"required": ["into"]}, {"required": ["model"]}]},
         {"if": {"required": ["into"]}, "then": _ONCE},
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import ChainInvalid, Location, Problem
@@ -20,6 +20,7 @@ from chains.spec import (
     EmbedStep,
     EvaluateStep,
     FinetuneStep,
+    MappedStep,
     PrepareStep,
     PromptStep,
     PythonStep,
@@ -43,6 +44,8 @@ class StepTemplate:
     bare: bool = False
     may_read_row: bool = False
     file: str | None = None
+    may_read_item: bool = True
+    """False: it is read before there is an item of the step's map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,10 @@ def own_templates(step_id: str, step: Step) -> Iterator[StepTemplate]:
     """Yield a step's templates but its prompt and its gate, which reads the step's own results only."""
     at: YamlPath = ("steps", step_id)
     if step.when is not None:
-        yield StepTemplate((*at, "when"), step.when, bare=True)
+        yield StepTemplate((*at, "when"), step.when, bare=True, may_read_item=False)
+    if isinstance(step, MappedStep):
+        for template in nested_templates((*at, "map"), step.map):
+            yield replace(template, may_read_item=False)
     match step:
         case EmbedStep(embed=texts, into=None):
             yield from nested_templates((*at, "embed"), texts)

@@ -132,6 +132,13 @@ _OUT_CALLING = {
     "budget": "whether a call is made",
 }
 
+_OUT_MAPPED = {
+    "map": "each item is asked for itself, and its value is in the key where it is read",
+    "as_": "what the item is called",
+    "max_concurrency": "how many items run at once",
+    "on_error": "what becomes of the list",
+}
+
 IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
     PromptStep: {
         "prompt": "as the rendered messages",
@@ -292,14 +299,15 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
 LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
     PromptStep: {
         **_OUT_CALLING,
+        **_OUT_MAPPED,
         "reask": "an answer that fits stays right however often one may ask",
         "samples": "each is asked for itself, with its number in the key",
         "vote": "decides what the samples come to, each of which has its own key",
         "quorum": "decides whether the samples come to anything",
     },
-    EmbedStep: _OUT_CALLING,
-    RetrieveStep: _OUT_CALLING,
-    PythonStep: _OUT_STEP,
+    EmbedStep: {**_OUT_CALLING, **_OUT_MAPPED},
+    RetrieveStep: {**_OUT_CALLING, **_OUT_MAPPED},
+    PythonStep: {**_OUT_STEP, **_OUT_MAPPED},
     PrepareStep: _OUT_KEPT,
     FinetuneStep: _OUT_STEP,
     EvaluateStep: _OUT_CALLING,

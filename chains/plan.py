@@ -21,6 +21,7 @@ from chains.spec import (
     EvaluateStep,
     FinetuneStep,
     KeptStep,
+    MappedStep,
     Model,
     PrepareStep,
     PromptStep,
@@ -115,6 +116,7 @@ def _planned(
     step = chain.steps[step_id]
     once = runs_once(step)
     times = 1 if once else rows
+    items = items_of(step)
     name = next(iter(models_of(step, chain)), None)
     model = chain.models.get(name) if name is not None else None
     sources = _sources(step_id, step, chain_file)
@@ -125,7 +127,9 @@ def _planned(
         pool=pool_of(step, chain),
         needs=tuple(other for other in graph.order if other in graph.needs[step_id]),
         calls=most_calls(step, rows if isinstance(step, EvaluateStep) else times),
-        tokens_in_estimate=None if sources is None else times * _asked(step) * _tokens(sources, sample),
+        tokens_in_estimate=None
+        if sources is None
+        else _if_known(times * (items or 1) * _asked(step) * _tokens(sources, sample), items),
         model=_described(step, name, model),
         reuse=_reuse(step, model),
     )
@@ -133,7 +137,21 @@ def _planned(
 
 def most_calls(step: Step, rows: int) -> int | None:
     """Return the most calls that a step makes for so many rows, failed tries left out; None: not known."""
-    return _judgements(step, rows) if isinstance(step, EvaluateStep) else _calls(step, rows)
+    if isinstance(step, EvaluateStep):
+        return _judgements(step, rows)
+    items = items_of(step)
+    return _if_known(_calls(step, rows * (items or 1)), items)
+
+
+def items_of(step: Step) -> int | None:
+    """Return how often a step runs for a row: the length of its list, None where only a run can tell."""
+    if not isinstance(step, MappedStep) or step.map is None:
+        return 1
+    return len(step.map) if isinstance(step.map, list) else None
+
+
+def _if_known(number: int | None, items: int | None) -> int | None:
+    return number if items is not None else (number and None)
 
 
 def _calls(step: Step, times: int) -> int | None:
@@ -264,6 +282,10 @@ def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[ra
         notes.append(
             f"{_listed(names)} {'names' if len(names) == 1 else 'name'} pool {pool!r}: runs on its workers "
             "where Prefect has such a pool, else in this process"
+        )
+    if mapped := [name for name in graph.order if items_of(chain.steps[name]) is None]:
+        notes.append(
+            f"{_listed(mapped)}: once for each item of `map`; how many items there are, only a run can tell"
         )
     if any(isinstance(step, PromptStep) and step.reask for step in chain.steps.values()):
         notes.append("calls are upper bounds: a model is asked again only when its answer does not fit")

@@ -67,7 +67,7 @@ def _table(model: type[BaseModel], spell: Callable[[str], str], *, heading: str)
         field = model.model_fields.get(name)
         if field is not None:
             kind, default = _type(hints[name], field), _default(field, hints[name])
-            cells = (f"`{spell(name)}`", kind, default, field.description or "")
+            cells = (f"`{spell(field.alias or name)}`", kind, default, field.description or "")
             rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows)
 

@@ -25,6 +25,7 @@ __all__ = [
     "TemplateProblem",
     "evaluate",
     "has_expression",
+    "is_whole",
     "references",
     "render",
     "render_value",
@@ -78,7 +79,7 @@ def has_expression(source: str) -> bool:
 
 
 def _render_text(source: str, scope: Mapping[str, Any]) -> Any:
-    if not _is_whole(source):
+    if not is_whole(source):
         return render(source, scope)
     try:
         return _value(_compiled_expression(source, bare=False), scope)
@@ -94,7 +95,8 @@ def _pieces(tree: nodes.Node) -> list[nodes.Node]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_whole(source: str) -> bool:
+def is_whole(source: str) -> bool:
+    """Whether a text is one `{{ expression }}`, whose value keeps its type."""
     tree = parse(source.strip()).tree
     pieces = _pieces(tree) if tree is not None else []
     return (

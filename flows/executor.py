@@ -25,7 +25,8 @@ from flows.step_rows import step_row
 from flows.stopping import GRACE_SECONDS, Stop, listen
 from flows.units import Starter, Track, Unit
 from tasks.context import Progress, StepContext
-from tasks.rows import ShardCounts, Stopping, run_once, run_shard
+from tasks.counts import ShardCounts, Stopping
+from tasks.rows import run_once, run_shard
 from tasks.scopes import Scopes
 
 SHARDS_AT_ONCE = 4

@@ -29,6 +29,8 @@ PATIENCE_S = 5.0
 class _Bar:
     done: int = 0
     total: int = 0
+    items_done: int = 0
+    items: int = 0
     text: str = ""
     counts_rows: bool = True
     shown: tuple[float, str] | None = None
@@ -56,6 +58,10 @@ class LiveSteps:
                 bar.total += progress.total
             case "row" if bar.counts_rows:
                 bar.done += 1
+            case "items":
+                bar.items += progress.total
+            case "item":
+                bar.items_done += 1
             case "message" if progress.total:  # the step counts in steps or chunks of its own
                 bar.counts_rows = False
                 bar.done, bar.total, bar.text = progress.done, progress.total, progress.text
@@ -95,7 +101,9 @@ class LiveSteps:
         from prefect.exceptions import PrefectException
 
         text = bar.text or f"{bar.done} of {bar.total} rows"
-        now = min(100.0 * bar.done / max(bar.total, 1), 100.0), f"{step_id} · {text} · run {self._run_id}"
+        text += f", {bar.items_done} of {bar.items} items" if bar.items else ""
+        share = (bar.done + bar.items_done) / max(bar.total + bar.items, 1)
+        now = min(100.0 * share, 100.0), f"{step_id} · {text} · run {self._run_id}"
         if now == bar.shown:
             return
         with suppress(httpx.HTTPError, PrefectException, TimeoutError):

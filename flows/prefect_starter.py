@@ -21,7 +21,7 @@ from flows.live_steps import LiveSteps
 from flows.prepared import PreparedRun
 from flows.units import Unit, Work
 from tasks.context import Progress
-from tasks.rows import ShardCounts
+from tasks.counts import ShardCounts
 
 
 class RowsFailed(StepFailed):

@@ -33,6 +33,8 @@ class StepProgress:
     tokens_out: int = 0
     cost_micro: int = 0
     cost_known: bool = True
+    items: int = 0
+    items_done: int = 0
     started: float | None = None
     ended: float | None = None
     note: str = ""
@@ -73,7 +75,10 @@ class Monitor:
                 step.started = step.started if step.started is not None else self.clock.monotonic()
             case "row":
                 self._row(step, progress)
+            case "items":
+                step.items += progress.total
             case "item":
+                step.items_done += 1
                 step.reused += progress.reused
                 self._spent(step, progress)
             case "retry":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from flows.prepared import PreparedRun
     from tasks.context import Progress
-    from tasks.rows import ShardCounts
+    from tasks.counts import ShardCounts
 
 Work = Callable[[], Awaitable["ShardCounts"]]
 

@@ -6,9 +6,9 @@ context is made for a Prefect task, for a plain call in the process and for a te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from chains.clock import Clock
 from chains.spec import Retry, Step
@@ -24,11 +24,29 @@ RowStatus = Literal["ok", "failed", "skipped", "blocked", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record stands among those of its step: the fields of RecordRow of the same names."""
+
+    row: int
+    item: int = -1
+    turn: int = -1
+    path: str = ""
+
+
+class Inside(Protocol):
+    """Runs what lies inside a row's record: one item of a map."""
+
+    def __call__(self, ctx: StepContext, place: Place, scope: Mapping[str, Any]) -> Awaitable[RecordRow]:
+        """Leave a record at a place, or find the one that stands there, and return it with its output."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """One thing that happened in a step; the command line and Prefect show them."""
 
     step: str
-    event: Literal["started", "row", "item", "retry", "message", "ended"]
+    event: Literal["started", "row", "items", "item", "retry", "message", "ended"]
+    """`items`: a list has `total` of them; `item`: a piece of a row has ended, as `row` says of the row."""
     row: int | None = None
     status: str | None = None
     reused: bool = False
@@ -93,6 +111,8 @@ class RowJob:
     opening: RecordRow | None = None
     attempts_before: int = 0
     attempts_granted: int = 0
+    inside: Inside | None = None
+    """For a step that has records inside its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, closing
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,7 @@ from chains.source.files import is_allowed_module
 from chains.source.imports import with_imports
 from chains.spec import PythonStep
 from chains.templates import render_value
+from chains.textform import MAX_ITEMS
 from tasks.context import RowJob, RowResult, StepContext
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ _threads: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = Weak
 async def run_row(ctx: StepContext, job: RowJob) -> RowResult:
     """Call the step's function with its rendered arguments and return what it returned.
 
-    A dict is the step's output as it is; anything else becomes its `value`.
+    A dict is the step's output as it is, anything else becomes its `value`. A generator yields a list.
     """
     step = cast(PythonStep, ctx.step)
     args = {name: render_value(value, job.scope) for name, value in step.args.items()}
@@ -180,16 +182,45 @@ async def _load_and_call(ctx: StepContext, job: RowJob, spec: str, args: Mapping
         value = await _within_timeout(ctx, _awaited(ctx, function(**given)))
     else:
         value = await _in_thread(ctx, partial(_called, ctx, function, given))
-        if inspect.isawaitable(value):
+        if inspect.isasyncgen(value):
+            value = await _within_timeout(
+                ctx, _awaited(ctx, _yielded(cast(AsyncGenerator[Any, None], value)))
+            )
+        elif inspect.isawaitable(value):
             value = await _within_timeout(ctx, _awaited(ctx, value))
     return _as_json(f"step {ctx.step_id!r}: {spec!r}", value)
 
 
 def _called(ctx: StepContext, function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     try:
-        return function(**given)
+        value = function(**given)
+        if not inspect.isgenerator(value):
+            return value
+        with closing(value):
+            return list(_bounded(value))
     except BaseException as error:  # in a thread of its own even SystemExit is this row's failure only
         raise _failure(f"step {ctx.step_id!r}", error, ctx.chain_file.code_folder) from error
+
+
+def _bounded(items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items, as many as a value may have: a generator may never end."""
+    for number, item in enumerate(items):
+        _refuse_more(number)
+        yield item
+
+
+async def _yielded(items: AsyncGenerator[Any, None]) -> list[Any]:
+    found: list[Any] = []
+    async with aclosing(items):
+        async for item in items:
+            _refuse_more(len(found))
+            found.append(item)
+    return found
+
+
+def _refuse_more(number: int) -> None:
+    if number >= MAX_ITEMS:
+        raise ValueError(f"it yields more than {MAX_ITEMS:,} items")
 
 
 async def _awaited(ctx: StepContext, work: Awaitable[Any]) -> Any:
@@ -228,15 +259,17 @@ def _arguments(ctx: StepContext, job: RowJob, function: Any, args: Mapping[str, 
             f"{what}{signature} does not take these arguments: {error}.", hint="Change `args`."
         ) from error
     if wants_folder:
-        given[FOLDER] = str(_fresh_folder(ctx, job.row))
+        given[FOLDER] = str(_fresh_folder(ctx, job))
     return given
 
 
-def _fresh_folder(ctx: StepContext, row: int) -> Path:
+def _fresh_folder(ctx: StepContext, job: RowJob) -> Path:
     """Make an empty folder for one record; what an interrupted try left there is removed."""
     folder: Path = ctx.store.folder("work") / ctx.run_id / ctx.step_id
-    if row >= 0:
-        folder /= str(row)
+    if job.row >= 0:
+        folder /= str(job.row)
+    if job.opening is not None and not job.opening.stands_for_row:
+        folder /= job.record_id  # the row has several records
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

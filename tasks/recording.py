@@ -15,7 +15,7 @@ from chains.errors import BudgetExceeded, Cancelled, HeadraceError, StoreConflic
 from chains.keys import canonical
 from chains.store import RecordRow
 from chains.store.rows import RecordStatus
-from tasks.context import RowResult, StepContext, StepSkipped
+from tasks.context import Place, RowResult, StepContext, StepSkipped
 
 DONE = frozenset({"ok", "skipped"})
 """Statuses that a resumed run leaves alone."""
@@ -37,13 +37,16 @@ def is_final(ctx: StepContext, record: RecordRow) -> bool:
     return failed or (record.status in DONE and finished >= ctx.anew)
 
 
-def opened(ctx: StepContext, row: int, earlier: RecordRow | None) -> RecordRow:
-    """Return the row's record as `running`; a resumed row keeps its record, and so its attempts."""
+def opened(ctx: StepContext, place: Place, earlier: RecordRow | None) -> RecordRow:
+    """Return a record as `running`; one that is resumed keeps its id, and so its attempts."""
     return RecordRow(
         id=earlier.id if earlier is not None else ctx.clock.new_id(),
         run_id=ctx.run_id,
         step=ctx.step_id,
-        row=row,
+        row=place.row,
+        item=place.item,
+        turn=place.turn,
+        path=place.path,
         status="running",
         started_at=ctx.clock.now(),
         worker=ctx.worker,

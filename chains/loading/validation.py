@@ -129,7 +129,7 @@ def _step(raw: Any, path: YamlPath, findings: Findings) -> StepBase | None:
             "A step has one kind: make two steps.",
         )
         return None
-    known = {name for kind in KINDS.values() for name in kind.model_fields}
+    known = {field.alias or name for kind in KINDS.values() for name, field in kind.model_fields.items()}
     for key in raw:
         if key not in known:
             meant = closest(key, KINDS)

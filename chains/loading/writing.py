@@ -42,7 +42,7 @@ _Dumper.add_representer(str, _represent_text)
 
 def to_yaml(chain: Chain) -> str:
     """Write a chain as YAML."""
-    values = chain.model_dump(mode="json", exclude_unset=True)
+    values = chain.model_dump(mode="json", exclude_unset=True, by_alias=True)
     text: str = yaml.dump(
         values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=False
     )

@@ -61,7 +61,32 @@ class CallingStep(KeptStep):
     """What this step may spend in a run."""
 
 
-class PromptStep(CallingStep):
+class MappedStep(StepBase):
+    """What steps may say that can run for each item of a list."""
+
+    map: Template | list[Any] | None = None
+    """A list as one `{{ expression }}`, or written out, with templates as its texts. The step runs for each
+    item, and what it gives is the list of what each gave, in order."""
+    as_: Name = Field(default="item", alias="as")
+    """What the step's own texts call the item."""
+    max_concurrency: int | None = Field(default=None, ge=1, le=100_000)
+    """How many items are at work at once, of all rows together. Left out: as many as the model takes."""
+    on_error: Literal["fail", "skip", "collect"] = "fail"
+    """What becomes of the step where an item fails. `fail`: it fails too, and items that have not begun are
+    left for a resume; `skip`: the item is left out of the list; `collect`: it is null in the list."""
+
+    @model_validator(mode="after")
+    def _has_a_list(self) -> MappedStep:
+        if self.map is None:
+            names = {"as_": "as", "max_concurrency": "max_concurrency", "on_error": "on_error"}
+            for name in names.keys() & self.model_fields_set:
+                raise ValueError(f"{names[name]!r} is for a step with 'map'")
+        elif self.once:
+            raise ValueError("a step with 'once' has one run over all rows, and 'map' one for each item")
+        return self
+
+
+class PromptStep(CallingStep, MappedStep):
     """Ask a model."""
 
     prompt: str | list[dict[Literal["system", "user", "assistant"], Template]]
@@ -121,7 +146,7 @@ class Chunking(Part):
         return self
 
 
-class EmbedStep(CallingStep):
+class EmbedStep(CallingStep, MappedStep):
     """Turn texts into vectors: documents into a collection (once), or one text per row."""
 
     embed: str | list[str]
@@ -137,10 +162,12 @@ class EmbedStep(CallingStep):
     def _has_embedder(self) -> EmbedStep:
         if self.into is None and self.model is None:
             raise ValueError("an embed step needs 'into' (a collection) or 'model' (an embedder)")
+        if self.into is not None and self.map is not None:
+            raise ValueError("'map' is for a step that runs for each row, and 'into' fills a collection once")
         return self
 
 
-class RetrieveStep(CallingStep):
+class RetrieveStep(CallingStep, MappedStep):
     """Find the nearest chunks of a collection."""
 
     retrieve: Name
@@ -153,7 +180,7 @@ class RetrieveStep(CallingStep):
     """Hits below this score are left out."""
 
 
-class PythonStep(StepBase):
+class PythonStep(MappedStep):
     """Call a Python function from the chain's folder or from an allowed module."""
 
     python: str = Field(pattern=r"^[A-Za-z_][\w./-]*:[A-Za-z_]\w*$")

@@ -37,8 +37,8 @@ _COLLECTIONS = "collections"
 _ROWS_AT_ONCE = 500
 _JSON_FIELDS = ("inputs", "messages", "output", "error")
 _FIELDS = (
-    "run_id", "step", "row", "path", "item", "turn", "sample", "status", "tokens_in", "tokens_out", "cost_micro",
-    "attempts", "value_key", "reused_from", "started_at", "finished_at",
+    "run_id", "step", "row", "path", "item", "turn", "sample", "status", "tokens_in", "tokens_out",
+    "cost_micro", "attempts", "value_key", "reused_from", "started_at", "finished_at",
 )  # fmt: skip
 
 

@@ -104,6 +104,11 @@ class RecordRow:
     linked: bool = False
     path: str = ""
 
+    @property
+    def stands_for_row(self) -> bool:
+        """Whether this is the step's own record for its row, and not one within it."""
+        return not self.path and self.item == -1 and self.turn == -1 and self.sample == 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRow:

@@ -111,7 +111,7 @@ class _Live:
             table.add_row(
                 _mark(step),
                 name,
-                f"{step.done}/{step.total}",
+                _progress(step),
                 Text(str(step.failed or ""), style="red"),
                 str(step.reused or ""),
                 str(step.retried or ""),
@@ -124,6 +124,11 @@ class _Live:
         return table
 
 
+def _progress(step: StepProgress) -> str:
+    rows = f"{step.done}/{step.total}"
+    return f"{rows} ({step.items_done}/{step.items} items)" if step.items else rows
+
+
 def _mark(step: StepProgress) -> str:
     if step.finished:
         return "[red]✗[/]" if step.failed else "[green]✓[/]"
@@ -132,6 +137,7 @@ def _mark(step: StepProgress) -> str:
 
 def _line(name: str, step: StepProgress, now: float) -> str:
     parts = [f"{step.done}/{step.total} rows" if step.total > 1 else ("done" if step.done else "…")]
+    parts += [f"{step.items_done} items"] if step.items_done else []
     parts += [
         f"{number} {word}"
         for word in ("failed", "skipped", "reused", "retried")

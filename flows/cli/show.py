@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from chains.store import AttemptRow, RecordRow, RunRow, StepRow, Store
 
 _RIGHT = frozenset(
-    {"ok", "failed", "skipped", "reused", "attempts", "tokens in", "tokens out", "cost", "seconds"}
+    {"ok", "failed", "skipped", "inside", "reused", "attempts", "tokens in", "tokens out", "cost", "seconds"}
 )
 
 
@@ -105,8 +105,9 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
     }
     for name, value in shown.items():
         print(f"{name:<10} {safe(str(value))}")
+    left_out = {"cost_micro"} if any(step["inside"] for step in steps) else {"cost_micro", "inside"}
     lines = [
-        {name.replace("_", " "): value for name, value in step.items() if name != "cost_micro"}
+        {name.replace("_", " "): value for name, value in step.items() if name not in left_out}
         | {"cost": money(step["cost_micro"]), "seconds": _tenths(step["seconds"])}
         for step in steps
     ]
@@ -128,6 +129,7 @@ def step_facts(step: StepRow, numbers: Mapping[str, int], run_status: str) -> di
         "ok": int(status == "ok") if step.once else numbers.get("ok", 0),
         "failed": numbers.get("failed", 0) + numbers.get("blocked", 0),
         "skipped": numbers.get("skipped", 0),
+        "inside": sum(number for name, number in numbers.items() if name.startswith("within_")),
         "reused": numbers.get("reused", 0),
         "attempts": numbers.get("attempts", 0),
         "tokens_in": numbers.get("tokens_in") or 0,

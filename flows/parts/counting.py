@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.context import Progress
-from tasks.rows import ShardCounts
+from tasks.counts import ShardCounts
 
 if TYPE_CHECKING:
     from flows.parts.part import Part

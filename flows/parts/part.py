@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.rows import ShardCounts
+from tasks.counts import ShardCounts
 from tasks.scopes import ONCE
 
 

@@ -16,7 +16,8 @@ from chains.errors import BudgetExceeded, Cancelled
 from chains.spec import EmbedStep, EvaluateStep, PromptStep
 from chains.store import StepRow
 from tasks.context import StepContext
-from tasks.rows import Stopping, run_shard
+from tasks.counts import Stopping
+from tasks.rows import run_shard
 from tasks.scopes import RowScope
 
 if TYPE_CHECKING:

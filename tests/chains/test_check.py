@@ -72,6 +72,19 @@ STEP_CASES = {
     "label in args": ("  a: {python: 'tool.py:measure', args: {x: ['{{ row.x }}']}}", "7:49", "must not see its own answer"),
     "secret in a prompt": ('  a: {prompt: "{{ env.KEY }}"}', "7:19", "secrets are for 'models' and 'collections' only"),
     "model as a value": ('  a: {prompt: "{{ writer.name }}"}', "7:19", "Templates read steps and inputs, not models or collections."),
+    "map that is no list": ('  a: {prompt: x, map: "{{ inputs.ticket }}s"}', "7:23", "step 'a': 'map' must be a list. Write map:"),
+    "as without a map": ("  a: {prompt: x, as: word}", "7:6", "'as' is for a step with 'map'"),
+    "map of a once step": ("  a: {prompt: x, once: true, map: [1]}", "7:6", "a step with 'once' has one run over all rows, and 'map' one for each item"),
+    "map of documents": ("  a: {embed: book.md, into: book, map: [1]}", "7:6", "'map' is for a step that runs for each row, and 'into' fills a collection once"),
+    "map of a kind that runs once": ("  a: {prepare: data.jsonl, text: x, map: [1]}", "7:37", "unknown key 'map'"),
+    "item called like a step": (T + "  a: {prompt: x, map: [1], as: t}", "8:32", "step 'a': 't' is the name of a step. Choose another name."),
+    "item called like inputs": ("  a: {prompt: x, map: [1], as: inputs}", "7:32", "'inputs' is a reserved name"),
+    "item in the list": ("  a: {prompt: x, map: ['{{ item }}']}", "7:28", "step 'a' reads 'item', but 'map' is asked once for the row, before there is an item"),
+    "item in when": ("  a: {prompt: x, map: [1], when: item > 1}", "7:34", "'when' is asked once for the row, before there is an item. Leave items out of the list"),
+    "item without a map": ('  a: {prompt: "{{ item.x }}"}', "7:19", "there is no step 'item'. An item exists in a step with 'map'"),
+    "item under another name": ('  a: {prompt: "{{ item }}", map: [1], as: word}', "7:19", "under the name that its 'as' gives it"),
+    "key of a list over items": (P + "  m: {prompt: x, map: [1]}\n" + '  a: {prompt: "{{ m.text }}"}', "9:19", "step 'a' reads 'm.text', but 'm' is a list: it runs for each item of its 'map'. Write m | map(attribute='text') | list."),
+    "misspelt key of an item": ("  m: {prompt: x, map: [1]}\n" + '  a: {prompt: "{{ m[0].txt }}"}', "8:19", "step 'm[0]' has outputs ['text', 'output', 'finish_reason']. Did you mean 'm[0].text'?"),
     "loop outside": ('  a: {prompt: "{{ loop.index }}"}', "7:19", "'loop' exists inside {% for %} only."),
     "braces in a bare expression": ('  a: {prompt: x, when: "{{ inputs.ticket }}"}', "7:", "step 'a': the expression cannot be read"),
     "broken expression": ("  a: {prompt: x, when: inputs.ticket ==}", "7:", "the expression cannot be read"),
@@ -232,6 +245,8 @@ def test_mistakes_around_the_steps_have_their_place_and_their_cure(case, folder)
 
 
 GOOD_CASES = {
+    "map": T + P + "  m: {prompt: '{{ hit.text }} {{ t.intent }}', map: '{{ p.hits }}', as: hit}\n  n: {prompt: '{{ m[0].text }} {{ m | length }} {{ m | map(attribute=\"text\") | join }}'}",
+    "map written out": "  m: {python: 'tool.py:measure', args: {x: '{{ item }}'}, map: [1, {a: '{{ inputs.ticket }}'}], max_concurrency: 2, on_error: skip}",
     "guarded skip": T + "  a: {prompt: \"{{ t.intent | default('-') }}{% if t is defined %}{{ t.order }}{% endif %}\"}",
     "lists over rows": T + "  a: {python: 'tool.py:measure', once: true, args: {x: \"{{ t | map(attribute='intent') | list }}\", y: '{{ t[0].intent }}'}}",
     "labels where they belong": T + "  e: {evaluate: {prediction: '{{ t.intent }}', reference: '{{ row.intent }}'}, gate: accuracy.low >= 0.5 and rows > 3}\n  d: {prepare: data.jsonl, text: '{{ row.a }}'}",

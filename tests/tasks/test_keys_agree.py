@@ -38,6 +38,7 @@ ALL = {
     "pool": "gpu",
 }
 KEPT = {**ALL, "cache": None}
+MAPPED = dict.fromkeys(("map", "as_", "max_concurrency", "on_error"))
 CALLING = {**KEPT, "deadline": 9, "on_ambiguous": "fail", "budget": {"calls": 9}}
 
 BASE: Mapping[type[spec.Part], dict[str, Any]] = {
@@ -57,6 +58,7 @@ BASE: Mapping[type[spec.Part], dict[str, Any]] = {
 CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
     spec.PromptStep: {
         **CALLING,
+        **MAPPED,
         "prompt": "Judge {{ inputs.ticket }}",
         "model": "two",
         "output": {"a": "integer"},
@@ -66,9 +68,17 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "vote": "first",
         "quorum": 2,
     },
-    spec.EmbedStep: {**CALLING, "embed": "b.md", "into": "other", "chunk": {"tokens": 99}, "model": None},
+    spec.EmbedStep: {
+        **CALLING,
+        **MAPPED,
+        "embed": "b.md",
+        "into": "other",
+        "chunk": {"tokens": 99},
+        "model": None,
+    },
     spec.RetrieveStep: {
         **CALLING,
+        **MAPPED,
         "retrieve": "other",
         "query": "about {{ inputs.ticket }}",
         "top_k": 9,

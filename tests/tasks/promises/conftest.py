@@ -14,8 +14,9 @@ from chains.loading import load
 from chains.settings import Settings
 from chains.store import RecordRow, RunRow, StepRow, Store, open_store
 from tasks.context import Progress, StepContext
+from tasks.counts import ShardCounts, Stopping
 from tasks.providers import Providers
-from tasks.rows import ShardCounts, Stopping, run_shard
+from tasks.rows import run_shard
 from tasks.scopes import RowScope
 
 CHAIN = """
