@@ -71,6 +71,12 @@ class Browses(Reads):
         rows = self._values(query.order_by(table.started_at.desc(), table.id.desc()))
         return [(name, " ".join(map(str, state))) for name, *state in rows]
 
+    def small_results(self, run_ids: Sequence[str]) -> dict[str, bytes]:
+        """Return what runs wrote at their end; what is long enough to be a blob is left out."""
+        table = schema.runs.c
+        query = select(table.id, table.result).where(table.id.in_(list(run_ids)), table.result.is_not(None))
+        return {name: bytes(result) for name, result in self._values(query)}
+
     def sums(self, run_ids: Sequence[str]) -> dict[str, dict[str, int]]:
         """Return for each run what `counts` says of its steps, over all of them together."""
         table = schema.records.c

@@ -6,8 +6,9 @@ for whatever an address names and the store does not have.
 
 from __future__ import annotations
 
+import json
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _KEPT: Final = 200
 _SUMS_KEPT: Final = 5_000
+_ENDS: Final = frozenset({"ok", "failed", "cancelled"})
+"""How a run ends itself; one whose process was gone is closed by others."""
 
 
 class NotThere(HeadraceError):
@@ -71,7 +74,9 @@ class Looking:
         keys = {run.id: (run.id, run.status, run.finished_at, run.heartbeat_at) for run in runs}
         with self._lock:
             found = {name: self._sums[key] for name, key in keys.items() if key in self._sums}
-        fresh = self.store.sums([name for name in keys if name not in found])
+        fresh = self._told([run for run in runs if run.id not in found])
+        unknown = [name for name in keys if name not in found and name not in fresh]
+        fresh |= self.store.sums(unknown) if unknown else {}
         with self._lock:
             for run in runs:
                 if run.status != "running" and run.id in fresh:
@@ -79,6 +84,22 @@ class Looking:
             while len(self._sums) > _SUMS_KEPT:
                 self._sums.popitem(last=False)
         return found | fresh
+
+    def _told(self, runs: Sequence[RunRow]) -> dict[str, dict[str, int]]:
+        """Return the sums that runs have written down themselves when they ended: their records stay closed.
+
+        Not of a run that went on after its result, or ended without one.
+        """
+        ended = {run.id: run.status for run in runs if run.status in _ENDS}
+        found = {}
+        for name, encoded in (self.store.small_results(list(ended)) if ended else {}).items():
+            result = json.loads(encoded)
+            if result.get("status") == ended[name] and isinstance(result.get("counts"), dict):
+                sums: Counter[str] = Counter()
+                for counts in result["counts"].values():
+                    sums.update(counts)
+                found[name] = dict(sums)
+        return found
 
     def record(self, run: RunRow, step: str, row: int, place: tuple[int, int, int]) -> RecordRow:
         """Return the record at a place of a run."""

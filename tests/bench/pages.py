@@ -61,10 +61,15 @@ def write(store: Store, number: int) -> None:
             "limit": None,
         }
     )
+    counts = {"ok": ROWS, "reused": 0, "tokens_in": ROWS * 100, "tokens_out": ROWS * 40, "cost_micro": ROWS * 7,
+              "attempts": ROWS, "cost_unknown": 0}  # fmt: skip
+    result = json.dumps(
+        {"run_id": run, "status": "ok", "rows": ROWS, "counts": {"triage": counts, "reply": counts}}
+    )
     store.put(
         RunRow(
             id=run, chain="large" if number % 3 else "other", chain_hash="h", source=CHAIN, rows=ROWS, status="ok",
-            started_at=float(number), finished_at=number + 9.0, options=options.encode(),
+            started_at=float(number), finished_at=number + 9.0, options=options.encode(), result=result.encode(),
         ),
         *(StepRow(run_id=run, id=step, kind="prompt", status="ok", started_at=1.0, finished_at=2.0) for step in ("triage", "reply")),
     )  # fmt: skip

@@ -167,6 +167,25 @@ def test_runs_are_found_by_words_chain_and_status_and_turned_by_page(served: Ser
         assert served.ask(f"/runs?text={quote(odd)}").status == 200
 
 
+def test_sums_are_those_that_a_run_wrote_at_its_end_unless_it_went_on(served: Served, store: Store) -> None:
+    write_run(served.store, "told", [{"ticket": "a", "intent": "b", "reply": "c"}])
+    counts = {"triage": {"ok": 1, "tokens_in": 5, "attempts": 1}, "reply": {"failed": 2, "tokens_in": 6}}
+    told = {"status": "ok", "counts": counts, "outputs": {}}
+    run = store.run("told")
+    for name, status, result in (
+        ("told", "ok", told),
+        ("swept", "interrupted", told),
+        ("again", "failed", told),
+        ("silent", "ok", {"outputs": {}}),
+    ):
+        write_run(served.store, name, [{"ticket": "a", "intent": "b", "reply": "c"}])
+        store.put(replace(run, id=name, status=status, result=json.dumps(result).encode()))
+    lines = {line["id"]: line for line in served.ask("/runs.json").json()["runs"]}
+    assert (lines["told"]["tokens_in"], lines["told"]["failed"], lines["told"]["attempts"]) == (11, 2, 1)
+    for name in ("swept", "again", "silent"):
+        assert (lines[name]["tokens_in"], lines[name]["failed"]) == (22, 0), name
+
+
 def test_a_run_that_changes_is_searched_anew_and_a_removed_one_is_not_shown(served: Served) -> None:
     row = {"ticket": "first words", "intent": "x", "reply": "said"}
     write_run(served.store, "run1", [row])
