@@ -301,6 +301,7 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         since=execution.since,
         holder=run.lease.holder,
         worker=run.worker,
+        stream=run.stream,
         memo=execution.memos[unit.step_id],
         anew=run.anew.get(unit.step_id, 0.0),
         renewed=lambda: note_anew(run, unit.step_id),

@@ -58,6 +58,8 @@ class PreparedRun:
     worker: str | None = None
     """Who runs this, where it is a part of a run that another process has."""
     resumed: bool = False
+    stream: bool = False
+    """Whether answers are told while they come."""
     skipped_rows: list[str] = field(default_factory=list)
     fresh_fork: bool = False
     """A fork that was just made: what failed in its source stands, too; only a resume tries it again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from chains.clock import Clock
 from chains.spec import Retry, Step
@@ -40,12 +40,17 @@ class Inside(Protocol):
         """Leave a record at a place, or find the one that stands there, and return it with its output."""
 
 
+Heard: TypeAlias = Literal["text", "again", "said", "failed"]
+"""What is told of an answer while it comes: the next part of its text; that it begins again, and what was told
+does not count; that it is complete; that there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One thing that happened in a step; the command line and Prefect show them."""
 
     step: str
-    event: Literal["started", "row", "items", "item", "retry", "message", "ended"]
+    event: Literal["started", "row", "items", "item", "retry", "message", "ended"] | Heard
     """`items`: a list has `total` of them; `item`: a piece of a row has ended, as `row` says of the row."""
     row: int | None = None
     status: str | None = None
@@ -56,6 +61,8 @@ class Progress:
     text: str = ""
     done: int = 0
     total: int = 0
+    record: str = ""
+    """Whose `text` it is."""
 
 
 @dataclass(slots=True)
@@ -82,6 +89,8 @@ class StepContext:
     """Who runs the step, where it is not the process of the run."""
     renewed: Callable[[], None] = lambda: None
     """Told when a once step that had ended is run again, because rows that it had read changed."""
+    stream: bool = False
+    """Whether answers are told while they come."""
     memo: dict[str, Any] = field(default_factory=dict)
     """What a kind works out once for all rows of the step."""
 

@@ -10,6 +10,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import HeadraceError, InputInvalid, OutputInvalid, OutputTruncated
@@ -23,6 +24,7 @@ from tasks.context import Progress, RowJob, RowResult, StepContext
 from tasks.python import load_object
 from tasks.reuse import Question, answer, question
 from tasks.sampling import run_samples
+from tasks.speaking import Voice
 
 if TYPE_CHECKING:
     from tasks.providers import Completion, Provider, Reply
@@ -67,8 +69,17 @@ async def _answer(
     ctx: StepContext, job: RowJob, prepared: _Prepared, messages: list[dict[str, str]], *, sample: int
 ) -> RowResult:
     asked = _question(ctx, prepared, messages, sample)
-    asking = _Asking(prepared, messages, sample)
-    return await answer(ctx, asked, lambda claim: _ask(ctx, job, asking, claim))
+    voice = Voice(ctx, job) if ctx.stream else None
+    asking = _Asking(prepared, messages, sample, voice)
+    try:
+        result = await answer(ctx, asked, lambda claim: _ask(ctx, job, asking, claim))
+    except HeadraceError:
+        if voice is not None:
+            voice.failed()
+        raise
+    if voice is not None:
+        voice.said(result.output)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +232,13 @@ async def _ask(ctx: StepContext, job: RowJob, asking: _Asking, claim: Claim | No
 class _Asking:
     """One question to one model, with the last answer that it got."""
 
-    def __init__(self, prepared: _Prepared, messages: list[dict[str, str]], sample: int) -> None:
+    def __init__(
+        self, prepared: _Prepared, messages: list[dict[str, str]], sample: int, voice: Voice | None
+    ) -> None:
         self.model = prepared.model
         self.messages = messages
         self._sample = sample
+        self._voice = voice
         self._provider = prepared.provider
         self._form = prepared.form
         self._accepts_length = prepared.accepts_length
@@ -235,8 +249,11 @@ class _Asking:
     ) -> tuple[Completion, Any]:
         """Return the completion and, where the step has an `output:`, its value."""
         schema = self._form.schema if self._form is not None else None
-        request = self._provider.chat_request(messages, schema=schema, sample=self._sample)
-        return await call(caller, request, self._provider.send_chat, self._read, granted=granted)
+        ask = partial(self._provider.chat_request, messages, schema=schema, sample=self._sample)
+        if self._voice is None:
+            return await call(caller, ask(), self._provider.send_chat, self._read, granted=granted)
+        send = partial(self._voice.send, self._provider)
+        return await call(caller, ask(stream=True), send, self._read, granted=granted)
 
     def complaint(self, error: OutputInvalid) -> list[dict[str, str]]:
         """Return the messages that ask again: the answer as it was, and what is wrong with it."""

@@ -25,9 +25,13 @@ class Display(Protocol):
 
 
 @contextmanager
-def shown(monitor: Monitor) -> Iterator[Display]:
-    """Show a monitor while the block runs."""
-    if sys.stderr.isatty():
+def shown(monitor: Monitor, *, stream: bool = False) -> Iterator[Display]:
+    """Show a monitor while the block runs; with `stream` the answers themselves, and no table."""
+    if stream:
+        from flows.cli.streamed import Streamed
+
+        yield Streamed(_Lines(monitor))
+    elif sys.stderr.isatty():
         with _Live(monitor) as live:
             yield live
     else:

@@ -57,6 +57,9 @@ def run(
         str | None,
         typer.Option("--shards-on", metavar="POOL", help="Run the rows on the workers of a Prefect pool."),
     ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print the answers of a single run as they come.")
+    ] = False,
     direct: DirectOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -68,6 +71,8 @@ def run(
         raise InputInvalid(
             "--resume takes chain, inputs, data and models from the run.", hint="Leave them out."
         )
+    if stream and (data or resume):
+        raise InputInvalid("--stream is for a new run over one row (-i).", hint="Leave --stream out.")
     if shards_on and direct:
         raise InputInvalid("--shards-on needs Prefect, and --direct runs without it.", hint="Leave one out.")
     request = request_of_options(
@@ -81,15 +86,22 @@ def run(
         skip_bad=skip_bad,
         shards_on=shards_on,
     )
-    run_to_end(Resume(resume) if resume else request, out=out, direct=direct, store=store, as_json=as_json)
+    asked = Resume(resume) if resume else request
+    run_to_end(asked, out=out, direct=direct, store=store, as_json=as_json, stream=stream)
 
 
 def run_to_end(
-    asked: RunRequest | Resume | Replay, *, out: Path | None, direct: bool, store: str | None, as_json: bool
+    asked: RunRequest | Resume | Replay,
+    *,
+    out: Path | None,
+    direct: bool,
+    store: str | None,
+    as_json: bool,
+    stream: bool = False,
 ) -> None:
     """Run a request, or the rest of an earlier run, and print how it ended."""
     unwritten = None
-    with started_run(asked, store=store, direct=direct, out=out) as (prepared, monitor, row):
+    with started_run(asked, store=store, direct=direct, out=out, stream=stream) as (prepared, monitor, row):
         if out is not None:
             from flows.out_file import write_out
 
@@ -103,7 +115,12 @@ def run_to_end(
 
 @contextmanager
 def started_run(
-    asked: RunRequest | Resume | Replay, *, store: str | None, direct: bool = False, out: Path | None = None
+    asked: RunRequest | Resume | Replay,
+    *,
+    store: str | None,
+    direct: bool = False,
+    out: Path | None = None,
+    stream: bool = False,
 ) -> Iterator[tuple[PreparedRun, Monitor, RunRow]]:
     """Prepare and run a request, or an earlier one again; give the run, its numbers and its row.
 
@@ -128,6 +145,7 @@ def started_run(
 
             opened = open_store(location) if isinstance(asked, RunRequest) else _existing(location)
             prepared = prepare(asked, store=opened, settings=settings, out=out)
+            prepared.stream = stream
             for bad in prepared.skipped_rows:
                 print(f"left out: {safe(bad)}", file=sys.stderr)
             monitor = _execute(prepared, api)
@@ -183,7 +201,7 @@ def _execute(prepared: PreparedRun, api: PrefectApi | None) -> Monitor:
     rows = len(prepared.rows)
     steps = {name: StepProgress(total=1 if name in prepared.once else rows) for name in prepared.graph.order}
     monitor = Monitor(Clock(), steps)
-    with shown(monitor) as display:
+    with shown(monitor, stream=prepared.stream) as display:
         warming = _warm(prepared)
         if api is None:
             import asyncio

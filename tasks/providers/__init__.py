@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from chains.settings import Settings
     from chains.store import Store
     from tasks.providers.http import Endpoint
+    from tasks.providers.streams import OnText
     from tasks.providers.trust import Granted
     from tasks.providers.weights import Reach
 
@@ -56,13 +57,22 @@ class Provider(Protocol):
         ...
 
     def chat_request(
-        self, messages: list[dict[str, str]], *, schema: dict[str, Any] | None, sample: int
+        self,
+        messages: list[dict[str, str]],
+        *,
+        schema: dict[str, Any] | None,
+        sample: int,
+        stream: bool = False,
     ) -> bytes:
-        """Return exactly the bytes that go out."""
+        """Return exactly the bytes that go out; `stream` asks for an answer that comes in parts."""
         ...
 
     async def send_chat(self, request: bytes, *, timeout: float) -> Reply:
         """Send them, once."""
+        ...
+
+    async def stream_chat(self, request: bytes, *, timeout: float, on_text: OnText) -> Reply:
+        """Send them, once, and tell the text while it comes."""
         ...
 
     def read_chat(self, reply: Reply) -> Completion:

@@ -35,6 +35,7 @@ from tasks.providers.faults import classify, preview
 from tasks.providers.hosts import is_loopback, split_url
 from tasks.providers.network import DeniedAddress, connector
 from tasks.providers.reply import Reply
+from tasks.providers.streams import EVENTS, REMOVED, Deltas, OnText, Veil, assembled
 
 SHORTEST_SECRET = 8
 """Keys shorter than this (`none`, `EMPTY`) are placeholders; cutting them out would only damage answers."""
@@ -58,6 +59,13 @@ class _Received:
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
+    deltas: Deltas | None = None
+    veil: Veil | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the answer comes as events, which it does only where that was asked for."""
+        return self.deltas is not None and self.headers.get("Content-Type", "").startswith(EVENTS)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -137,9 +145,17 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"Endpoint({self.shown!r})"
 
-    async def post(self, path: str, request: bytes, *, timeout: float) -> Reply:
-        """Send one request and return what came back, in whatever state; raise when nothing did."""
+    async def post(
+        self, path: str, request: bytes, *, timeout: float, on_text: OnText | None = None
+    ) -> Reply:
+        """Send one request and return what came back, in whatever state; raise when nothing did.
+
+        With `on_text` the answer may come as a stream of events, and its text is told while it comes.
+        """
         received = _Received()
+        if on_text is not None:
+            received.veil = Veil([form.decode() for form in self._secrets], on_text)
+            received.deltas = Deltas(received.veil.tell)
         try:
             async with asyncio.timeout(timeout):
                 await self._exchange(path, request, received)
@@ -148,6 +164,9 @@ class Endpoint:
             if received.status is None:
                 raise failure from error
             return self._reply(received, failure)
+        finally:
+            if received.veil is not None:
+                received.veil.end()
         return self._reply(received, None)
 
     async def aclose(self) -> None:
@@ -159,7 +178,7 @@ class Endpoint:
     def without_key(self, data: bytes) -> bytes:
         """Return data with the key cut out, for endpoints that repeat it in their messages."""
         for form in self._secrets:
-            data = data.replace(form, b"[key removed]")
+            data = data.replace(form, REMOVED.encode())
         return data
 
     def _without_secrets(self, text: str) -> str:
@@ -199,10 +218,13 @@ class Endpoint:
             received.headers = response.headers
             unpack = _Unpacker(response.headers.get("Content-Encoding", ""))
             while True:
-                chunk = await self._part(response.content)
+                chunk = await self._part(response.content, received)
                 if not chunk:
                     break
-                received.body += unpack.feed(chunk, self._max_bytes + 1 - len(received.body))
+                unpacked = unpack.feed(chunk, self._max_bytes + 1 - len(received.body))
+                received.body += unpacked
+                if received.deltas is not None and received.is_stream:
+                    received.deltas.feed(unpacked)
                 if len(received.body) > self._max_bytes:
                     response.close()
                     raise CallRefused(
@@ -211,12 +233,14 @@ class Endpoint:
                     )
             unpack.check_end()
 
-    async def _part(self, content: aiohttp.StreamReader) -> bytes:
+    async def _part(self, content: aiohttp.StreamReader, received: _Received) -> bytes:
         """Return the next part of an answer, or nothing at its end."""
         # A short answer has come whole with its head; only who waits for a part needs a deadline.
         part = content.read_nowait()
         if part or content.at_eof():
             return part
+        if received.is_stream and not received.body:
+            return await content.readany()  # the head comes at once, the first word when it is thought of
         async with asyncio.timeout(self._deadlines.between_chunks):
             return await content.readany()
 
@@ -228,7 +252,10 @@ class Endpoint:
             headers = {name: self._without_secrets(value) for name, value in received.headers.items()}
             failure = classify(status, CIMultiDict(headers), body, now=self._clock.now())
         elif failure is None:
-            document, failure = read_json(body, received.headers.get("Content-Type", ""))
+            kind = received.headers.get("Content-Type", "")
+            document, failure = assembled(body) if received.is_stream else read_json(body, kind)
+        if received.veil is not None and received.veil.has_cut:
+            body, document = self._unveiled(document)
         usage = document.get("usage") if isinstance(document, dict) else None
         model = document.get("model") if isinstance(document, dict) else None
         return Reply(
@@ -241,6 +268,13 @@ class Endpoint:
             document=document,
             failure=failure,
         )
+
+    def _unveiled(self, document: Any) -> tuple[bytes, Any]:
+        """Return what is kept of a stream whose parts together held the key: the whole without it."""
+        if document is None:
+            return b"[a streamed answer that broke off and held the key]", None
+        whole = self.without_key(orjson.dumps(document))
+        return whole, orjson.loads(whole)
 
     def _failure(self, error: Exception, received: _Received, timeout: float) -> HeadraceError:
         """Return our error for one of the client library's."""

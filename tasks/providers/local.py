@@ -25,6 +25,8 @@ from tasks.providers.decoding import Generation
 from tasks.providers.device import device_of, dtype_of
 from tasks.providers.reply import Completion, Reply
 from tasks.providers.resident import resident
+from tasks.providers.streams import OnText
+from tasks.providers.telling import Telling, on_loop
 from tasks.providers.weights import Reach, Weights, find_weights
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Asked:
     size: int
     request: Mapping[str, Any]
     timeout: float
+    on_text: OnText | None = None
 
 
 class LocalProvider:
@@ -93,7 +96,12 @@ class LocalProvider:
         }
 
     def chat_request(
-        self, messages: list[dict[str, str]], *, schema: dict[str, Any] | None = None, sample: int = 0
+        self,
+        messages: list[dict[str, str]],
+        *,
+        schema: dict[str, Any] | None = None,
+        sample: int = 0,
+        stream: bool = False,
     ) -> bytes:
         """Return the bytes of a chat call; without the schema, since decoding is not constrained by it."""
         model = self._model
@@ -111,9 +119,16 @@ class LocalProvider:
 
     async def send_chat(self, request: bytes, *, timeout: float) -> Reply:
         """Answer one chat request; concurrent ones share a batch. `timeout` counts from its batch's start."""
+        return await self._submit(request, timeout, None)
+
+    async def stream_chat(self, request: bytes, *, timeout: float, on_text: OnText) -> Reply:
+        """Answer one chat request, and tell the text as it is decoded."""
+        return await self._submit(request, timeout, on_loop(on_text))
+
+    async def _submit(self, request: bytes, timeout: float, on_text: OnText | None) -> Reply:
         asked = json.loads(request)
         size = len(request) + 4 * asked["parameters"].get("max_tokens", 0)
-        return await self._chat.submit(Asked(size, asked, timeout))
+        return await self._chat.submit(Asked(size, asked, timeout, on_text))
 
     def read_chat(self, reply: Reply) -> Completion:
         """Return what the model said."""
@@ -227,7 +242,16 @@ class LocalProvider:
         )
         if stop:
             row.ended = lambda tokens: any(text in model.text(tokens) for text in stop)
-        row.on_end = lambda: self._answer_chat(model, job, row, stop)
+        telling = Telling(model.text, stop, job.asked.on_text) if job.asked.on_text is not None else None
+        if telling is not None:
+            row.ended = telling.ended
+
+        def end() -> None:
+            if telling is not None:
+                telling.finish(row.tokens)
+            self._answer_chat(model, job, row, stop)
+
+        row.on_end = end
         return row
 
     def _answer_chat(

@@ -28,6 +28,7 @@ from tasks.providers.faults import classify
 from tasks.providers.http import Endpoint, Extras
 from tasks.providers.reply import Completion, Reply
 from tasks.providers.routes import route_of
+from tasks.providers.streams import OnText
 from tasks.providers.trust import Trust
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 NEW_LIMIT_HOSTS = ("api.openai.com", ".openai.azure.com")
 """Hosts whose newer models take `max_completion_tokens` only; other servers know `max_tokens`."""
+
+
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class OpenAIProvider:
@@ -65,7 +69,12 @@ class OpenAIProvider:
         }
 
     def chat_request(
-        self, messages: list[dict[str, str]], *, schema: dict[str, Any] | None = None, sample: int = 0
+        self,
+        messages: list[dict[str, str]],
+        *,
+        schema: dict[str, Any] | None = None,
+        sample: int = 0,
+        stream: bool = False,
     ) -> bytes:
         """Return exactly the bytes that ask for a completion; the order of keys is fixed."""
         model = self.model
@@ -77,6 +86,7 @@ class OpenAIProvider:
             "seed": None if model.seed is None else model.seed + sample,
             "stop": model.stop,
             "response_format": None if schema is None else self._response_format(schema),
+            **(_STREAMED if stream else {}),
         }
         asked.update({key: value for key, value in optional.items() if value is not None})
         return _dump(asked)
@@ -84,6 +94,10 @@ class OpenAIProvider:
     async def send_chat(self, request: bytes, *, timeout: float) -> Reply:
         """Send a chat request once."""
         return await self._endpoint.post("/chat/completions", request, timeout=timeout)
+
+    async def stream_chat(self, request: bytes, *, timeout: float, on_text: OnText) -> Reply:
+        """Send a chat request once that asks for a stream, and tell its text while it comes."""
+        return await self._endpoint.post("/chat/completions", request, timeout=timeout, on_text=on_text)
 
     def read_chat(self, reply: Reply) -> Completion:
         """Return what the model said; raise where the body is no answer or the model declined."""

@@ -186,3 +186,17 @@ def test_samples_are_listed_with_their_record_and_shown_one_by_one(desk) -> None
     assert "ideas · row 0 · sample 2 · ok" in one and '"seed":8' in one
     none = desk.headrace("show", "last", "--step", "ideas", "--sample", "9")
     assert none.code == 2 and "no sample 9" in none.err
+
+
+def test_streamed_answers_go_to_standard_error_as_they_come(make_desk) -> None:
+    desk = make_desk({"at": 1, "fault": "ends_early", "events": 4})
+    done = desk.headrace(
+        "run", str(desk.chain), "-i", "ticket=my delivery \x1b[2J", "--direct", "--stream", "--json"
+    )
+    assert done.code == 0, done.err
+    result = done.json()
+    assert result["status"] == "ok" and result["outputs"]["intent"] == "delivery"
+    assert "[triage]\n" in done.err and "[triage begins again" in done.err and "[reply]\n" in done.err
+    assert result["outputs"]["reply"].strip()[:12] in done.err and "\x1b" not in done.err
+    refused = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(2)), "--direct", "--stream")
+    assert refused.code == 2 and "--stream is for a new run over one row" in refused.err

@@ -168,6 +168,51 @@ def embeddings(body: bytes) -> dict[str, Any]:
     }
 
 
+def events(document: dict[str, Any], *, usage: bool) -> list[bytes]:
+    """Return a completion as the events of a stream, a few characters in each."""
+    [choice] = document["choices"]
+    message = choice["message"]
+    text = message["content"] or ""
+    head = {**message, "content": None if message["content"] is None else ""}
+    deltas: list[tuple[dict[str, Any], Any]] = [(head, None)]
+    deltas += [({"content": text[start : start + 7]}, None) for start in range(0, len(text), 7)]
+    deltas.append(({}, choice["finish_reason"]))
+    rest = {name: value for name, value in document.items() if name not in ("choices", "usage")}
+    rest["object"] = "chat.completion.chunk"
+    parts: list[dict[str, Any]] = [
+        {**rest, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+        for delta, reason in deltas
+    ]
+    if usage and "usage" in document:
+        parts.append({**rest, "choices": [], "usage": document["usage"]})
+    lines = [json.dumps(part, ensure_ascii=False).encode() for part in parts]
+    return [b"data: " + line + b"\n\n" for line in [*lines, b"[DONE]"]]
+
+
+def parts_of(request: web.Request, body: bytes, **changes: Any) -> tuple[list[bytes], str]:
+    """Return the right answer, as the events of a stream where one is asked for, and its content type."""
+    found = answer(request, body, **changes)
+    asked = json.loads(body)
+    if not asked.get("stream"):
+        return [json.dumps(found).encode()], "application/json"
+    usage = bool((asked.get("stream_options") or {}).get("include_usage"))
+    return events(found, usage=usage), "text/event-stream"
+
+
+async def said(
+    request: web.Request, body: bytes, headers: dict[str, str] | None = None, **changes: Any
+) -> web.StreamResponse:
+    """Send the right answer; a stream goes out event by event."""
+    parts, kind = parts_of(request, body, **changes)
+    response = web.StreamResponse(headers={**(headers or {}), "Content-Type": kind})
+    if len(parts) == 1:
+        response.content_length = len(parts[0])
+    await response.prepare(request)
+    for part in parts:
+        await response.write(part)
+    return response
+
+
 def answer(request: web.Request, body: bytes, **changes: Any) -> dict[str, Any]:
     return embeddings(body) if request.path.endswith("/embeddings") else completion(body, **changes)
 
@@ -181,13 +226,12 @@ def complaint(status: int, message: str, *, code: str | None = None, **more: Any
 async def none(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
     """A right answer; `delay` seconds late."""
     await asyncio.sleep(rule.get("delay", 0))
-    headers = {"x-request-id": f"req-{server.sequence}"}
-    return web.json_response(answer(request, body), headers=headers)
+    return await said(request, body, {"x-request-id": f"req-{server.sequence}"})
 
 
 async def changed(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
     """A completion with `text`, `finish_reason`, `message`, `model` or `top` changed."""
-    return web.json_response(answer(request, body, **{k: v for k, v in rule.items() if k in CHANGES}))
+    return await said(request, body, **{k: v for k, v in rule.items() if k in CHANGES})
 
 
 async def status(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
@@ -216,14 +260,24 @@ async def drip(server: Server, request: web.Request, body: bytes, rule: Rule) ->
 
 async def cut(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
     """The right length announced, `bytes` of the body sent, then the connection closed."""
-    whole = json.dumps(answer(request, body)).encode()
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    parts, kind = parts_of(request, body)
+    whole = b"".join(parts)
+    response = web.StreamResponse(headers={"Content-Type": kind})
     response.content_length = len(whole)
     await response.prepare(request)
     await response.write(whole[: rule["bytes"]])
     await asyncio.sleep(0.01)
     _drop(request)
     return response
+
+
+async def ends_early(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
+    """The first `events` of a stream, with `error` as the last of them, and a proper end of the response."""
+    parts, kind = parts_of(request, body)
+    parts = parts[: rule["events"]]
+    if "error" in rule:
+        parts.append(b"data: " + json.dumps({"error": rule["error"]}).encode() + b"\n\n")
+    return web.Response(body=b"".join(parts), headers={"Content-Type": kind})
 
 
 async def short_length(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
@@ -269,8 +323,9 @@ async def body_of(server: Server, request: web.Request, body: bytes, rule: Rule)
 
 async def gzipped(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
     """The right answer, compressed with `encoding` (gzip)."""
-    data = gzip.compress(json.dumps(answer(request, body)).encode())
-    headers = {"Content-Type": "application/json", "Content-Encoding": rule.get("encoding", "gzip")}
+    parts, kind = parts_of(request, body)
+    data = gzip.compress(b"".join(parts))
+    headers = {"Content-Type": kind, "Content-Encoding": rule.get("encoding", "gzip")}
     return web.Response(body=data, headers=headers)
 
 
@@ -288,7 +343,7 @@ async def redirect(server: Server, request: web.Request, body: bytes, rule: Rule
 
 async def invalid_output(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
     """An answer that fits no schema: prose, or `text`."""
-    return web.json_response(completion(body, text=rule.get("text", "I would say: a refund.")))
+    return await said(request, body, text=rule.get("text", "I would say: a refund."))
 
 
 async def no_usage(server: Server, request: web.Request, body: bytes, rule: Rule) -> web.StreamResponse:
@@ -320,6 +375,7 @@ FAULTS = {
     "hang": hang,
     "drip": drip,
     "cut": cut,
+    "ends_early": ends_early,
     "short_length": short_length,
     "close": close,
     "no_http": no_http,

@@ -227,3 +227,18 @@ def test_a_batch_is_the_oldest_call_and_its_neighbours_in_length() -> None:
     assert by_length([500, 10, 490], budget=1000, rows=64) == [2, 0]
     assert by_length([5000, 10], budget=1000, rows=64) == [0], "one that is over the budget runs alone"
     assert by_length([1] * 10, budget=1000, rows=4) == [0, 1, 2, 3]
+
+
+async def test_what_is_told_while_it_is_decoded_is_the_answer(open_model: Any, chat_folder: Path) -> None:
+    messages = [{"role": "user", "content": "tell me when the order ships"}]
+    provider = open_model(chat_folder, max_tokens=30)
+    whole = (await ask(provider, messages)).text
+    stop = whole[len(whole) // 2 :][:3]
+    for options in ({}, {"stop": [stop]}):
+        provider = open_model(chat_folder, max_tokens=30, **options)
+        told: list[str] = []
+        request = provider.chat_request(messages, schema=None, sample=0, stream=True)
+        assert request == provider.chat_request(messages, schema=None, sample=0)
+        reply = await provider.stream_chat(request, timeout=60, on_text=told.append)
+        assert "".join(told) == provider.read_chat(reply).text == (await ask(provider, messages)).text
+        assert len(told) > 1
