@@ -41,8 +41,8 @@ class Inside(Protocol):
 
 
 Heard: TypeAlias = Literal["text", "again", "said", "failed"]
-"""What is told of an answer while it comes: the next part of its text; that it begins again, and what was told
-does not count; that it is complete; that there is none."""
+"""What is told of an answer while it comes: the next part of its text; that it begins again, and what was
+told does not count; that it is complete; that there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,3 +200,25 @@ def test_streamed_answers_go_to_standard_error_as_they_come(make_desk) -> None:
     assert result["outputs"]["reply"].strip()[:12] in done.err and "\x1b" not in done.err
     refused = desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(2)), "--direct", "--stream")
     assert refused.code == 2 and "--stream is for a new run over one row" in refused.err
+
+
+def test_each_item_of_a_map_has_its_own_samples(desk) -> None:
+    chain = desk.folder / "each.yaml"
+    chain.write_text(
+        "chain: each\ninputs: {parts: {type: array}}\n"
+        f"models: {{w: {{provider: openai, model: m, seed: 7, base_url: '{desk.server.url}'}}}}\n"
+        "defaults: {model: w}\n"
+        "steps: {ask: {prompt: 'About {{ item }}', map: '{{ inputs.parts }}', samples: 3, quorum: 2}}\n"
+        "outputs: {said: \"{{ ask | map(attribute='agreement') | list }}\"}\n"
+    )
+    done = desk.headrace("run", str(chain), "-i", 'parts=["a","b"]', "--direct", "--json")
+    assert done.code == 0, done.err
+    assert done.json()["outputs"]["said"] == [1.0, 1.0] and desk.sent() == 6
+    store = open_store(desk.store)
+    try:
+        records = store.records(done.json()["run_id"], within=True)
+    finally:
+        store.close()
+    assert sorted((record.item, record.sample) for record in records if record.attempts) == [
+        (item, sample) for item in (0, 1) for sample in (1, 2, 3)
+    ]
