@@ -240,6 +240,14 @@ def judging_names(step: EvaluateStep) -> list[str]:
     return [*step.judges, *(step.check_names[place] for place in step.rubric_checks)]
 
 
+def asking_steps(step_id: str, step: EvaluateStep) -> list[str]:
+    """Return the ids of the steps of a run that hold what an evaluate step asked: verdicts and vectors."""
+    names = judging_names(step)
+    names += [f"{name}-swapped" for name, judge in step.judges.items() if judge.ask == "pairwise"]
+    names += ["similarity"] if "similarity" in step.measured else []
+    return [f"{step_id}-{name}" for name in names]
+
+
 def judge_model(step: EvaluateStep, name: str, chain: Chain) -> str | None:
     """Return the model that a judge asks: its own, else the step's, else the chain's default."""
     own = step.judges[name].model if name in step.judges else None

@@ -112,7 +112,8 @@ def compared(earlier: RunRow, hashes: Mapping[str, str]) -> Changes:
 def _refuse_incomplete(store: Store, earlier: RunRow) -> None:
     """Refuse a retry where nothing failed, and where rows have not ended: only a resume finishes those."""
     # `score-polite` are the verdicts of a judge of the step `score`, which asks about the rows that it can
-    counts = {name: numbers for name, numbers in store.counts(earlier.id).items() if "-" not in name}
+    every = store.counts(earlier.id)
+    counts = {name: numbers for name, numbers in every.items() if "-" not in name}
     steps = {step.id: step for step in store.steps(earlier.id, payloads=False) if "-" not in step.id}
     left = sum(
         max((1 if step.once else earlier.rows) - sum(counts.get(name, {}).get(word, 0) for word in _ENDED), 0)
@@ -124,5 +125,5 @@ def _refuse_incomplete(store: Store, earlier: RunRow) -> None:
             f"run {earlier.id} did not come to its end, and a retry runs failed rows only.",
             hint=f"`headrace resume {earlier.id}` finishes it, failed rows included.",
         )
-    if not any(numbers.get("failed") for numbers in counts.values()):
+    if not any(numbers.get("failed") for numbers in every.values()):
         raise InputInvalid(f"run {earlier.id} has no failed rows.", hint=f"See `headrace show {earlier.id}`.")

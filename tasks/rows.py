@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 
+from chains.graph import asking_steps
 from chains.spec import EvaluateStep
 from tasks.context import Progress, StepContext
 from tasks.counts import ShardCounts, Stopping
@@ -62,6 +63,9 @@ async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> Shar
     if earlier is not None and final and newest > (earlier.finished_at or 0.0):
         final = False  # a row that it has read was run again since, by a resume
         ctx.renewed()
+    if final and _lacks_verdicts(ctx):
+        final = False  # a resume asks again what failed before it
+        ctx.renewed()
     if earlier is not None and final:
         recorder.counts.statuses[earlier.status] += 1
         recorder.counts.resumed += 1
@@ -72,3 +76,12 @@ async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> Shar
         views = functools.partial(scopes.views, ctx.step_id)
         await recorder.row(ctx, found, earlier, views=views)
     return recorder.counts
+
+
+def _lacks_verdicts(ctx: StepContext) -> bool:
+    """Whether a judge, check or embedder of an evaluate step failed for a row in an earlier execution."""
+    if not isinstance(ctx.step, EvaluateStep):
+        return False
+    asked = asking_steps(ctx.step_id, ctx.step)
+    failed = (ctx.store.records(ctx.run_id, name, statuses=("failed",), payloads=False) for name in asked)
+    return any((record.finished_at or 0.0) < ctx.since for records in failed for record in records)

@@ -53,10 +53,13 @@ def unpin(connection: Connection, blobs: Blobs, shas: Collection[str], before: f
 
 
 def _written(connection: Connection, blobs: Blobs, *where: ColumnElement[bool]) -> set[str] | None:
-    """Return the blobs that records of once steps name as files, or None where one cannot be read."""
+    """Return the blobs that records of once steps name as files, or None where one cannot be read.
+
+    Also of those that failed: an evaluation whose gate is not met keeps its figures and its pictures.
+    """
     table = schema.records.c
     found: set[str] = set()
-    query = select(table.output, table.output_blob).where(table.row < 0, table.status == "ok", *where)
+    query = select(table.output, table.output_blob).where(table.row < 0, *where)
     for inline, reference in connection.execute(query):
         output = _read(inline, reference, blobs)
         if output is None:

@@ -210,6 +210,26 @@ def test_a_retry_judges_the_rows_that_have_an_answer_now_and_leaves_the_others(m
     assert (output["missing"], output["polite"]["n"], output["polite"]["unscored"]) == (0, 4, 0)
 
 
+def test_a_retry_asks_the_judge_again_where_it_failed_and_nowhere_else(make_desk) -> None:
+    desk = make_desk({"match": "Is it polite", "times": 1, "fault": "status", "status": 400, "message": "no"})
+    folder = desk.folder / "judged"
+    folder.mkdir()
+    (folder / "chain.yaml").write_text(RETRIED.format(url=desk.server.url))
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps({"ticket": f"Ticket {n}"}) + "\n" for n in range(4)))
+    first = desk.headrace("run", str(folder / "chain.yaml"), "--data", str(data), "--direct", "--json")
+    assert first.code == 0, first.err  # no row failed and no gate was there to fail
+    assert chat_calls(desk) == 4 + 4
+    assert (evaluation_of(desk)["polite"]["n"], evaluation_of(desk)["polite"]["unscored"]) == (3, 1)
+    again = desk.headrace("retry", "last", "--direct")
+    assert again.code == 0, again.err
+    assert chat_calls(desk) == 4 + 4 + 1
+    assert (evaluation_of(desk)["polite"]["n"], evaluation_of(desk)["polite"]["unscored"]) == (4, 0)
+    # now nothing has failed, and there is nothing to try again
+    assert "has no failed rows" in desk.headrace("retry", "last", "--direct").err
+    assert chat_calls(desk) == 4 + 4 + 1
+
+
 def evaluation_of(desk):
     with open_store(desk.store) as store:
         return json.loads(store.record(store.runs(limit=1)[0].id, "score", -1).output)

@@ -119,6 +119,17 @@ def test_files_that_only_pruned_runs_named_go_with_them(later, run_row, record_r
     assert files.all() == []
 
 
+def test_pictures_of_an_evaluation_whose_gate_was_not_met_stay_while_its_run_does(later, record_row, files):
+    picture = later.put_blob(b"<svg/>")
+    output = b'{"files": {"confusion.svg": "%s"}}' % picture.encode()
+    for run in ("run1", "run2"):
+        later.put(record_row(-1, id=f"gated-{run}", run_id=run, status="failed", output=output))
+    later.prune(runs=["run1"], grace=0)
+    assert later.get_blob(picture) == b"<svg/>"
+    later.prune(runs=["run2"], grace=0)
+    assert files.all() == []
+
+
 async def test_pruning_forgets_what_the_run_spent_and_keeps_the_day(finished, record_row, attempt_row):
     limits = [
         Limit("run:run1", calls=9),
