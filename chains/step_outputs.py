@@ -23,7 +23,7 @@ METRIC_PARTS = ("value", "low", "high", "n")
 FINETUNE_OUTPUTS = (
     "model", "method", "base", "version", "steps", "train_loss", "validation_loss", "tokens", "seconds",
     "parameters_total", "parameters_trained", "stop_reason", "best_step", "gap", "gap_opened_at_step",
-    "general_before", "general_after", "forgetting", "warnings", "history", "curve",
+    "general_before", "general_after", "forgetting", "warnings", "history", "curve", "files",
 )  # fmt: skip
 
 OTHER_WORDS = {

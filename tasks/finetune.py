@@ -7,6 +7,7 @@ again and not trained anew; a training that was cut off goes on from its last wh
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import json
@@ -25,6 +26,8 @@ from tasks.providers.weights import Reach, find_weights, starter_weights
 from tasks.publishing import finish_files, publish
 from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
 from tasks.training.card import Origin
+from tasks.training.licence import licence_of
+from tasks.training.pictures import losses_svg
 
 if TYPE_CHECKING:
     from chains.loading import ChainFile
@@ -90,6 +93,7 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         chain=ctx.chain_file.chain.chain,
         step=ctx.step_id,
         parameters={**parameters, **({"architecture": order.architecture} if order.architecture else {})},
+        licence=licence_of(base.folder) if base else None,
     )
     finish_files(work / "model", step=step, order=order, result=result, origin=origin, described=described)
     model, version = await publish(
@@ -104,6 +108,8 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         "history": result.history,
         "curve": result.curve,
     }
+    if (drawn := losses_svg(result.curve, result.history)) is not None:
+        output["files"] = {"losses.svg": await asyncio.to_thread(ctx.store.put_blob, drawn.encode())}
     # Training runs on this machine: it takes time and costs no money.
     return RowResult(output=output, value_key=key, inputs=inputs, tokens_in=result.tokens, cost_micro=0)
 

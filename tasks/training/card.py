@@ -14,13 +14,17 @@ from tasks.training.job import TrainingJob, TrainingResult
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a model comes from: its base, the hashes of its data and the chain and step that trained it."""
+    """Where a model comes from: its base, the hashes of its data and the chain and step that trained it.
+
+    `licence` is that of the base; None where it is not known.
+    """
 
     base: str
     data: dict[str, str | None]
     chain: str
     step: str
     parameters: dict[str, Any]
+    licence: str | None = None
 
 
 def write_card(name: str, job: TrainingJob, result: TrainingResult, origin: Origin) -> str:
@@ -30,9 +34,12 @@ def write_card(name: str, job: TrainingJob, result: TrainingResult, origin: Orig
     validation = "not measured" if result.validation_loss is None else f"{result.validation_loss:.4f}"
     resumed = "" if result.resumed_from_step is None else f", resumed from step {result.resumed_from_step}"
     versions = ", ".join(f"{library} {version}" for library, version in sorted(result.versions.items()))
+    # What a base's licence asks for holds for what is made from it; another one is not ours to state.
+    stated = f"\nlicense: {origin.licence}" if origin.licence else ""
+    licence = (origin.licence or "not known") if job.base is not None else "there is no base"
     return f"""---
 library_name: {library}
-tags: [headrace, {job.method}]
+tags: [headrace, {job.method}]{stated}
 ---
 # {name}
 
@@ -41,6 +48,7 @@ Trained by Headrace: chain `{origin.chain}`, step `{origin.step}`, method `{job.
 | | |
 |---|---|
 | base | {origin.base} |
+| licence of the base | {licence} |
 | parameters | {result.parameters_total:,}, of which {result.parameters_trained:,} trained |
 | steps | {result.steps} ({result.stop_reason}{resumed}) |
 | tokens | {result.tokens:,} |

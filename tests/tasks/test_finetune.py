@@ -129,6 +129,7 @@ async def test_a_model_is_trained_published_and_tuned_from_its_version(store: St
     assert (made.output["method"], made.output["base"], made.output["version"]) == ("scratch", None, 1)
     assert made.output["steps"] == 4 and made.output["tokens"] > 0
     assert {one.event for one in told} == {"message"} and told[-1].done == told[-1].total == 4
+    assert store.get_blob(made.output["files"]["losses.svg"]).startswith(b"<svg")
     row = store.model("tiny")
     assert row is not None and row.kind == "full" and row.base is None
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= json.loads(row.files).keys()
