@@ -323,6 +323,7 @@ def _kept(reply: Reply) -> dict[str, Any]:
         "request_id": reply.request_id,
         "tokens_in": reply.tokens_in,
         "tokens_out": reply.tokens_out,
+        "device_wait_s": round(reply.waited_s, 6),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, case, func, select
 
 from chains.store import schema
 from chains.store.linking import WITH_LINKED, payload
@@ -22,6 +22,17 @@ from chains.store.shapes import RECORDS, RUNS, decode
 
 PREVIEW: Final = 400
 """Bytes of a payload that a list reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Where the time of a step's calls went, in seconds over all of them together."""
+
+    queue: float = 0.0
+    device: float = 0.0
+    call: float = 0.0
+    failed: float = 0.0
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,31 @@ class Browses(Reads):
         of_run = select(steps.id).where(steps.run_id == run_id)
         query = self._select(RECORDS, False).where(table.run_id == run_id, table.row == row)
         return self._rows(RECORDS, query.where(table.step.in_(of_run)).order_by(table.started_at), False)
+
+    def times_of_steps(self, run_id: str) -> dict[str, StepTimes]:
+        """Return where the time of each step's calls went; steps without calls are left out."""
+        table = schema.attempts.c
+        took = func.coalesce(table.finished_at - table.started_at, 0.0)
+        ok, first = table.state == "ok", table.number == 1
+        parts = (
+            case((first, table.wait_s), else_=0.0),
+            table.device_wait_s,
+            case((ok, took - table.device_wait_s), else_=0.0),
+            case((ok, 0.0), else_=took - table.device_wait_s),
+            case((first, 0.0), else_=table.wait_s),
+        )
+        query = select(table.step, *(func.sum(part) for part in parts)).where(table.run_id == run_id)
+        return {
+            step: StepTimes(*(max(0.0, float(value)) for value in values))
+            for step, *values in self._values(query.group_by(table.step))
+        }
+
+    def begun_elsewhere(self, run_id: str) -> dict[str, float]:
+        """Return when the first record of each step began that another process than the run's has made."""
+        table = schema.records.c
+        query = select(table.step, func.min(table.started_at)).where(table.run_id == run_id)
+        rows = self._values(query.where(table.worker.is_not(None)).group_by(table.step))
+        return {step: float(at) for step, at in rows if at is not None}
 
     def ended(self, run_id: str) -> list[tuple[str, float]]:
         """Return the id and the end of each record of a run that has ended."""

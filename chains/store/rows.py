@@ -112,7 +112,11 @@ class RecordRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRow:
-    """One try at one outside call: the exact bytes that went out and came back."""
+    """One try at one outside call: the exact bytes that went out and came back.
+
+    `wait_s` is what it waited before it began: for a place, a rate, a budget or the next try. `device_wait_s`
+    is the part of its time after that in which a local model was busy with others.
+    """
 
     id: str
     record_id: str
@@ -133,6 +137,7 @@ class AttemptRow:
     started_at: float
     finished_at: float | None = None
     wait_s: float = 0.0
+    device_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

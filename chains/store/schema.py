@@ -142,6 +142,7 @@ attempts = Table(
     Column("started_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("wait_s", Double, nullable=False),
+    Column("device_wait_s", Double, nullable=False, server_default="0"),
     Index("attempts_record", "record_id", "number"),
     Index("attempts_run", "run_id", "step"),
 )

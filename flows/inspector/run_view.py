@@ -15,7 +15,7 @@ from flows.inspector.detail_view import detail_view
 from flows.inspector.looking import NotThere
 from flows.inspector.runs_view import run_line
 from flows.inspector.texts import SHORT, cut, decoded, pretty, summary
-from flows.inspector.waterfall import attempt_bars, step_bars, waterfall
+from flows.inspector.waterfall import attempt_bars, pool_waits, step_bars, waterfall
 from tasks.scopes import ONCE
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from flows.inspector.looking import Looking
 
 PER_PAGE: Final = 100
+MOST_TIMED: Final = 20_000
+"""Rows of a run whose calls are added up for its picture."""
 RECORD_STATUSES: Final = ("ok", "failed", "skipped", "blocked", "cancelled", "running")
 
 
@@ -135,8 +137,14 @@ def _note(fact: dict[str, Any], rows: int, *, once: bool) -> str:
 
 
 def _waterfall(looking: Looking, run: RunRow, steps: list[StepRow]) -> str | None:
-    if run.rows > 1:
-        return waterfall(step_bars(steps))
     store = looking.store
+    if run.rows > MOST_TIMED:
+        return waterfall(step_bars(steps, {}, {}))
+    if run.rows > 1:
+        recorded = looking.chain(run)
+        begun = store.begun_elsewhere(run.id)
+        pools = pool_waits(steps, begun, recorded.graph.needs if recorded is not None else {})
+        return waterfall(step_bars(steps, store.times_of_steps(run.id), pools))
     records = [record for row in (-1, 0) for record in store.records_of_row(run.id, row)]
-    return waterfall(attempt_bars(records, store.attempts_of_run(run.id, payloads=False)))
+    attempts = store.attempts_of_run(run.id, payloads=False)
+    return waterfall(attempt_bars(records, attempts, {step.id: step for step in steps}))

@@ -32,6 +32,8 @@ class Job(Generic[Asked, Answer]):
 
     asked: Asked
     future: Future[Answer] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+    waited_s: float = 0.0
 
     def answer(self, value: Answer) -> None:
         """Hand the result to the caller, who may be gone."""
@@ -71,6 +73,10 @@ class Batcher(Generic[Asked, Answer]):
 
     async def submit(self, asked: Asked) -> Answer:
         """Wait for the answer; cancelling the wait withdraws the call."""
+        return (await self.submit_timed(asked))[0]
+
+    async def submit_timed(self, asked: Asked) -> tuple[Answer, float]:
+        """Return the answer, and the seconds that the call waited for its batch to begin."""
         job: Job[Asked, Answer] = Job(asked)
         with self._lock:
             if self._closed:
@@ -79,7 +85,7 @@ class Batcher(Generic[Asked, Answer]):
             schedule, self._scheduled = not self._scheduled, True
         if schedule:
             worker().submit(self._drain, window=True)
-        return await asyncio.wrap_future(job.future)
+        return await asyncio.wrap_future(job.future), job.waited_s
 
     def close(self) -> None:
         """Take no more calls and cancel those that wait."""
@@ -111,6 +117,8 @@ class Batcher(Generic[Asked, Answer]):
                 return []
             chosen = self._choose([job.asked for job in self._waiting])
             batch = [self._waiting[index] for index in chosen]
+            for job in batch:
+                job.waited_s = time.monotonic() - job.since
             taken = set(chosen)
             self._waiting = [job for index, job in enumerate(self._waiting) if index not in taken]
             return batch

@@ -12,7 +12,7 @@ import base64
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -128,7 +128,8 @@ class LocalProvider:
     async def _submit(self, request: bytes, timeout: float, on_text: OnText | None) -> Reply:
         asked = json.loads(request)
         size = len(request) + 4 * asked["parameters"].get("max_tokens", 0)
-        return await self._chat.submit(Asked(size, asked, timeout, on_text))
+        reply, waited = await self._chat.submit_timed(Asked(size, asked, timeout, on_text))
+        return replace(reply, waited_s=waited)
 
     def read_chat(self, reply: Reply) -> Completion:
         """Return what the model said."""
@@ -155,7 +156,8 @@ class LocalProvider:
     async def send_embed(self, request: bytes, *, timeout: float) -> Reply:
         """Embed the texts of one request; concurrent ones share a batch."""
         asked = json.loads(request)
-        return await self._embed.submit(Asked(len(asked["input"]), asked, timeout))
+        reply, waited = await self._embed.submit_timed(Asked(len(asked["input"]), asked, timeout))
+        return replace(reply, waited_s=waited)
 
     def read_embed(self, reply: Reply) -> np.ndarray:
         """Return the vectors, one row per text."""

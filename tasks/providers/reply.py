@@ -19,6 +19,7 @@ class Reply:
 
     `document` is the body read as JSON where a provider has done so. `failure` is set when the reply is no
     answer (an error status, a cut body): whoever sent the request raises it after keeping the bytes.
+    `waited_s` is how long the call waited at a local model for the device, behind other batches.
     """
 
     body: bytes
@@ -29,6 +30,7 @@ class Reply:
     tokens_out: int | None = None
     document: Any = field(default=None, repr=False)
     failure: HeadraceError | None = None
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

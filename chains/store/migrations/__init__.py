@@ -18,6 +18,7 @@ from chains.store.migrations import (
     m0003_workers,
     m0004_forks,
     m0005_nesting,
+    m0006_device_waits,
 )
 
 
@@ -36,4 +37,5 @@ MIGRATIONS: Final = (
     Migration(3, "workers", m0003_workers.apply),
     Migration(4, "forks", m0004_forks.apply),
     Migration(5, "nesting", m0005_nesting.apply),
+    Migration(6, "device waits", m0006_device_waits.apply),
 )

@@ -97,3 +97,36 @@ def test_earlier_records_are_those_of_the_same_place_in_earlier_runs_of_the_chai
     found = store.earlier(store.run("run1"), store.record("run1", "triage", 1))
     assert [record.id for record in found] == ["old-1", "older-1"]
     assert len(store.earlier(store.run("run1"), store.record("run1", "triage", 1), limit=1)) == 1
+
+
+def test_the_time_of_a_steps_calls_is_told_by_what_it_was_spent_on(store, record_row, attempt_row):
+    store.put(record_row(0), record_row(1))
+    store.put(
+        attempt_row(1, state="error", started_at=1.0, finished_at=1.5, wait_s=0.25),
+        attempt_row(2, state="ok", started_at=3.0, finished_at=5.0, wait_s=1.5, device_wait_s=0.5),
+        attempt_row(1, id="other", record_id="record-1", state="intent", started_at=6.0, wait_s=0.25),
+    )
+    [(step, times)] = store.times_of_steps("run1").items()
+    assert step == "triage"
+    assert (times.queue, times.device, times.call, times.failed, times.pause) == (0.5, 0.5, 1.5, 0.5, 1.5)
+    assert store.times_of_steps("none") == {}
+
+
+def test_when_a_worker_began_with_a_step_is_told_for_steps_that_one_did(store, record_row):
+    store.put(
+        record_row(0, worker="gpu-1", started_at=7.0),
+        record_row(1, worker="gpu-1", started_at=5.0),
+        record_row(2, started_at=1.0),
+    )
+    assert store.begun_elsewhere("run1") == {"triage": 5.0}
+
+
+def test_small_outputs_come_by_row_and_long_ones_stay_closed(store, record_row):
+    store.put(
+        record_row(1, output=b'{"a": 2}'),
+        record_row(0, output=b'{"a": 1}'),
+        record_row(2, output=b'"' + b"x" * 100_000 + b'"'),
+        record_row(-1, output=b'{"own": 1}'),
+    )
+    assert store.small_outputs("run1", "triage", limit=9) == [(0, b'{"a": 1}'), (1, b'{"a": 2}')]
+    assert store.small_outputs("run1", "triage", limit=1) == [(0, b'{"a": 1}')]

@@ -90,3 +90,19 @@ def test_where_a_batch_costs_more_than_padding_there_are_few() -> None:
     lengths = [3] * 15 + [256] + [40] * 48
     assert [len(batch) for batch in batches(lengths, spared=SPARED)] == [15, 48, 1]
     assert [len(batch) for batch in batches(lengths, spared=BATCH_TOKENS)] == [63, 1]
+
+
+async def test_how_long_a_call_waited_for_its_batch_is_told() -> None:
+    let_go = threading.Event()
+
+    def run(jobs: Sequence[Job[int, int]]) -> None:
+        assert let_go.wait(30)
+        for job in jobs:
+            job.answer(job.asked)
+
+    batcher: Batcher[int, int] = Batcher(lambda waiting: [0], run)
+    calls = [asyncio.create_task(batcher.submit_timed(n)) for n in range(2)]
+    await asyncio.sleep(0.1)
+    let_go.set()
+    (_, first), (_, second) = await asyncio.gather(*calls)
+    assert 0 < first < second and second >= 0.05
