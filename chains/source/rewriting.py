@@ -70,7 +70,7 @@ def _inserted(text: str, node: yaml.MappingNode, name: str, value: Any) -> str:
     start = node.start_mark.index
     if node.flow_style:
         return text[: start + 1] + entry + (", " if node.value else "") + text[start + 1 :]
-    first = node.value[0][0].start_mark
+    first: yaml.Mark = node.value[0][0].start_mark
     return text[: first.index] + entry + "\n" + " " * first.column + text[first.index :]
 
 
