@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from chains.errors import InputInvalid
 from chains.graph import models_of
+from chains.outputs import schema_of
 from chains.plan import BYTES_PER_TOKEN, most_calls
 from chains.prompts import prompt_parts
 from chains.spec import EvaluateStep, FinetuneStep, Model, PromptStep, kind_of
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from flows.forking import Fork
 
 _AT_ONCE = 500
+_FRAME = 300
+"""Bytes of a request that are neither messages nor a schema, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +138,10 @@ def _asked_tokens(  # noqa: PLR0917 - a step, and the rows of it that run
         for record in store.records(fork.source.id, step_id, rows=range(start, start + _AT_ONCE)):
             if rows is None or record.row in rows:
                 sizes.append(len((record.messages if is_prompt else record.inputs) or b""))
+    around = _around(fork.chain_file, step_id) if is_prompt else 0
     longest = max(sizes, default=0) or (_length(fork.chain_file, step_id) if is_prompt else 0)
     known = sum(size or longest for size in sizes) + max(number - len(sizes), 0) * longest
+    known += number * around
     return -(-known // BYTES_PER_TOKEN) + number * (_growth(fork, step_id) + _answers_above(fork, step_id))
 
 
@@ -159,6 +165,19 @@ def _answers_above(fork: Fork, step_id: str) -> int:
             model = chain.models.get(next(iter(models_of(chain.steps[name], chain)), ""))
             found += (model.max_tokens if model is not None else None) or DEFAULT_ANSWER_TOKENS
     return found
+
+
+def _around(chain_file: ChainFile, step_id: str) -> int:
+    """Return the bytes of a request beside its messages: model, parameters, the form of the answer."""
+    step = chain_file.chain.steps[step_id]
+    output = step.output if isinstance(step, PromptStep) else None
+    try:
+        schema = schema_of(output, chain_file.files) if output is not None else None
+    except InputInvalid:
+        schema = None
+    # A class of pydantic is not imported here; its schema is rarely longer than this.
+    size = _FRAME if output is None else 2 * len(json.dumps(schema)) if schema is not None else 4096
+    return _FRAME + size
 
 
 def _length(chain_file: ChainFile, step_id: str) -> int:

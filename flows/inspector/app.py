@@ -20,6 +20,8 @@ from flows.inspector.guard import Guard
 from flows.inspector.looking import Looking, NotThere
 from flows.inspector.record_view import as_json, raw_text, record_view
 from flows.inspector.rendering import page, script, style
+from flows.inspector.replay_pages import PATH as REPLAY_PATH
+from flows.inspector.replay_pages import replay_routes
 from flows.inspector.run_view import run_view, step_view
 from flows.inspector.runs_view import runs_view
 
@@ -28,13 +30,16 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from chains.store import RecordRow, RunRow
+    from flows.inspector.replay_running import Replays
 
 _MOST = 10**9
 View = Callable[[Looking, "Request"], dict[str, Any]]
 
 
-def make_app(looking: Looking, *, token: str, hosts: frozenset[str], port: int) -> ASGIApp:
-    """Return the application: guarded pages over one store."""
+def make_app(
+    looking: Looking, *, token: str, hosts: frozenset[str], port: int, replays: Replays | None = None
+) -> ASGIApp:
+    """Return the application: guarded pages over one store; without `replays` they only show."""
     pages: dict[str, tuple[str, View]] = {
         "/runs/{run}/steps/{step}/{row}": ("record.html", _record_page),
         "/runs/{run}/steps/{step}": ("step.html", _step_page),
@@ -47,20 +52,27 @@ def make_app(looking: Looking, *, token: str, hosts: frozenset[str], port: int) 
         Route("/style.css", _style),
         Route("/htmx.js", _script),
         Route("/runs/{run}/steps/{step}/{row}/raw/{what}", _raw(looking)),
+        *(replay_routes(looking, replays) if replays is not None else ()),
     ]
     for path, (template, view) in pages.items():
         # The twin first: an id never holds a dot.
         routes.append(Route(f"{path}.json", _twin(looking, view)))
-        routes.append(Route(path, _shown(looking, template, view)))
+        routes.append(Route(path, _shown(looking, template, view, can_replay=replays is not None)))
     return Guard(
-        Starlette(routes=routes, exception_handlers={404: _nowhere}), hosts=hosts, token=token, port=port
+        Starlette(routes=routes, exception_handlers={404: _nowhere}),
+        hosts=hosts,
+        token=token,
+        port=port,
+        forms=REPLAY_PATH if replays is not None else None,
     )
 
 
-def _shown(looking: Looking, template: str, view: View) -> Callable[[Request], Any]:
+def _shown(
+    looking: Looking, template: str, view: View, *, can_replay: bool = False
+) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         def made() -> str:
-            return page(template, view(looking, request))
+            return page(template, view(looking, request), can_replay=can_replay)
 
         try:
             return HTMLResponse(await run_in_threadpool(made))

@@ -1,13 +1,14 @@
 """Who may ask the inspector, and what an answer allows a browser to do.
 
 Owns the checks before any page: the host that is addressed, where a request comes from, its method and the
-token; and the headers of every answer. There is no path without them. Knows nothing of pages. Paths are read
-from the raw ASGI scope, which no `Host` can bend.
+token; and the headers of every answer. There is no path without them, and only the paths of `forms` take a
+POST. Knows nothing of pages. Paths are read from the raw ASGI scope, which no `Host` can bend.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+MAX_BODY: Final = 2_000_000
+"""Bytes of a form."""
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _FROM_HERE: Final = frozenset({"same-origin", "none"})
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
@@ -36,10 +39,19 @@ LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 class Guard:
     """Lets requests through to the pages, or answers them itself."""
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], token: str, port: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: frozenset[str],
+        token: str,
+        port: int,
+        forms: re.Pattern[str] | None = None,
+    ) -> None:
         self._app = app
         self._hosts = hosts
         self._token = token
+        self._forms = forms
         # Cookies do not know ports: two inspectors on one machine must not take each other's.
         self._cookie = f"headrace-{port}"
 
@@ -76,15 +88,34 @@ class Guard:
             return _refused("This address is not one that the inspector answers at.")
         if not self._is_from_here(headers, scope["method"]):
             return _refused("Requests from other sites are not answered.")
-        if scope["method"] not in _SAFE:
+        if scope["method"] in _SAFE:
+            return self._without_token(scope, headers)
+        if scope["method"] != "POST" or self._forms is None or not self._forms.fullmatch(scope["path"]):
             return PlainTextResponse("Nothing can be changed here.\n", 405, {"Allow": "GET, HEAD"})
-        return self._without_token(scope, headers)
+        return self._form_refusal(headers)
+
+    def _form_refusal(self, headers: Mapping[str, list[str]]) -> Response | None:
+        """Return the answer to a form that is not let through: it may spend money."""
+        bearer = [value.removeprefix("Bearer ") for value in headers.get("authorization", [])]
+        if not any(self._is_token(given) for given in [*bearer, *self._cookies(headers)]):
+            return _tokenless()
+        # A browser says where a form comes from; what carries no cookie needs not say it.
+        if not (headers.get("sec-fetch-site") or headers.get("origin") or bearer):
+            return _refused("It is not said which site this form comes from.")
+        lengths = headers.get("content-length", [])
+        if len(lengths) != 1 or not lengths[0].isdigit():
+            return PlainTextResponse("A form says how long it is.\n", 411)
+        if int(lengths[0]) > MAX_BODY:
+            return PlainTextResponse(f"A form has at most {MAX_BODY} bytes.\n", 413)
+        return None
 
     def _is_from_here(self, headers: Mapping[str, list[str]], method: str) -> bool:
         origins = headers.get("origin", [])
+        sites = headers.get("sec-fetch-site", [])
+        if origins == ["null"] and sites == ["same-origin"] and method == "POST":
+            return True  # a browser that was told to send no referrer hides the origin of a form, too
         if any(origin.partition("://")[2].lower() not in self._hosts for origin in origins):
             return False
-        sites = headers.get("sec-fetch-site", [])
         if all(site in _FROM_HERE for site in sites):
             return True
         # A link on another page may lead here; nothing else of another site may ask.
@@ -97,10 +128,7 @@ class Guard:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for name, value in query if name == "token"]
         if len(given) != 1 or not self._is_token(given[0]):
-            return PlainTextResponse(
-                "The inspector wants the token of its start: open the address that `headrace ui` printed.\n",
-                401,
-            )
+            return _tokenless()
         rest = urlencode([(name, value) for name, value in query if name != "token"])
         # `//host` would lead elsewhere.
         place = "/" + quote(scope["path"].lstrip("/\\"), safe="/@:~.-_") + ("?" + rest if rest else "")
@@ -132,6 +160,12 @@ def allowed_hosts(host: str, port: int) -> frozenset[str]:
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
     return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
+
+
+def _tokenless() -> Response:
+    return PlainTextResponse(
+        "The inspector wants the token of its start: open the address that `headrace ui` printed.\n", 401
+    )
 
 
 def _refused(reason: str) -> Response:

@@ -44,7 +44,11 @@ def _environment() -> Environment:
 
 def page(template: str, view: Mapping[str, Any], **more: Any) -> str:
     """Return a page."""
-    return _environment().get_template(template).render({"export": False, **drawn(view), **more})
+    return (
+        _environment()
+        .get_template(template)
+        .render({"export": False, "can_replay": False, **drawn(view), **more})
+    )
 
 
 def drawn(view: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def run_line(run: RunRow, sums: Mapping[str, int]) -> dict[str, Any]:
         "tokens_in": sums.get("tokens_in", 0),
         "tokens_out": sums.get("tokens_out", 0),
         "cost_micro": cost_of(sums),
+        "forked_from": run.forked_from,
     }
 
 

@@ -17,23 +17,31 @@ from chains.errors import EnvironmentLacks, HeadraceError
 from flows.inspector.app import make_app
 from flows.inspector.guard import allowed_hosts
 from flows.inspector.looking import Looking
+from flows.inspector.replay_running import Replays
 
 if TYPE_CHECKING:
+    from chains.settings import Settings
     from chains.store import Store
 
 INDEX_S = 2.0
 """How long the index of words is made at a time, when nobody searches."""
 
 
-def serve(store: Store, *, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve the pages of a store; `ready` gets the address with its token. Returns after Ctrl-C."""
+def serve(
+    store: Store, *, host: str, port: int, ready: Callable[[str], None], settings: Settings | None = None
+) -> None:
+    """Serve the pages of a store; `ready` gets the address with its token. Returns after Ctrl-C.
+
+    With `settings` runs can be replayed there, as this machine allows.
+    """
     import uvicorn
 
     bound = _bound(host, port)
     port = bound.getsockname()[1]
     token = secrets.token_urlsafe(24)
     looking = Looking(store)
-    app = make_app(looking, token=token, hosts=allowed_hosts(host, port), port=port)
+    replays = Replays(store, settings) if settings is not None else None
+    app = make_app(looking, token=token, hosts=allowed_hosts(host, port), port=port, replays=replays)
     # No access log: the token stands in the first address.
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off"
@@ -47,6 +55,8 @@ def serve(store: Store, *, host: str, port: int, ready: Callable[[str], None]) -
         uvicorn.Server(config).run(sockets=[bound])
     finally:
         ended.set()
+        if replays is not None:
+            replays.close()
         indexer.join(INDEX_S + 5)
         bound.close()
 

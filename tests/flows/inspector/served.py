@@ -15,10 +15,12 @@ from typing import Any
 
 import uvicorn
 
+from chains.settings import Settings
 from chains.store import AttemptRow, RecordRow, RunRow, StepRow, Store
 from flows.inspector.app import make_app
 from flows.inspector.guard import allowed_hosts
 from flows.inspector.looking import Looking
+from flows.inspector.replay_running import Replays
 
 TOKEN = "the-token-of-this-test"
 CHAIN = """chain: desk
@@ -151,14 +153,21 @@ class Answer:
 class Served:
     """A running inspector."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, settings: Settings | None = None) -> None:
         self.store = store
+        self.replays = Replays(store, settings) if settings is not None else None
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(128)  # who asks before the server has come up waits
         self.port: int = self._socket.getsockname()[1]
         self.looking = Looking(store)
-        app = make_app(self.looking, token=TOKEN, hosts=allowed_hosts("127.0.0.1", self.port), port=self.port)
+        app = make_app(
+            self.looking,
+            token=TOKEN,
+            hosts=allowed_hosts("127.0.0.1", self.port),
+            port=self.port,
+            replays=self.replays,
+        )
         config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
@@ -168,7 +177,15 @@ class Served:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def ask(self, path: str, *, method: str = "GET", token: str | None = TOKEN, **headers: str) -> Answer:
+    def ask(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        token: str | None = TOKEN,
+        body: bytes | None = None,
+        **headers: str,
+    ) -> Answer:
         """Send one request; `Host` and other headers as given, with `_` for `-`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with closing(connection):
@@ -178,12 +195,16 @@ class Served:
                 connection.putheader("Authorization", f"Bearer {token}")
             for name, value in given.items():
                 connection.putheader(name, value)
-            connection.endheaders()
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
             with connection.getresponse() as answer:
                 found = {name.lower(): value for name, value in answer.getheaders()}
                 return Answer(answer.status, found, answer.read())
 
     def close(self) -> None:
+        if self.replays is not None:
+            self.replays.close()
         self._server.should_exit = True
         self._thread.join(20)
         self._socket.close()
