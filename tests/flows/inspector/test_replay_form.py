@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 from served import TOKEN, Served
+from servers.browser import Browser, find
 from servers.launch import Running, start
 
 from chains.settings import Settings
@@ -27,6 +28,15 @@ CHAIN = Path(__file__).parents[2] / "e2e" / "chains" / "desk"
 FORM = {"Content_Type": "application/x-www-form-urlencoded"}
 OWN = {"Sec_Fetch_Site": "same-origin"}
 EVIL = '</textarea><script>alert(1)</script>\n\nsecond "line" & {{ inputs.ticket }}'
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    binary = find()
+    assert binary is not None
+    opened = Browser(binary, tmp_path / "profile")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +290,34 @@ def test_the_pages_of_steps_and_records_lead_to_the_form(served, source) -> None
         assert link and served.ask(html.unescape(link[1])).status == 200
     assert served.ask(f"/runs/{source}/steps/none/replay").status == 404
     assert served.ask("/runs/none/steps/reply/replay").status == 404
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(find() is None, reason="no chromium")
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_prompt_is_edited_previewed_replayed_and_compared_in_a_browser(
+    served, store, source, endpoint, browser, scripts
+) -> None:
+    browser.open(f"{served.address}/?token={TOKEN}")
+    browser.scripts(scripts)
+    browser.open(f"{served.address}/runs/{source}/steps/reply/1")
+    browser.click("a.replay")
+    edited = f"Answer in one word.\nScripts: {scripts}."
+    browser.value(f"document.querySelector('textarea[name=\"prompt.0\"]').value = {json.dumps(edited)}")
+    sent = len(endpoint.ledger())
+    browser.click("button[value=preview]")
+    assert browser.value("document.querySelector('textarea[name=\"prompt.0\"]').value") == edited
+    assert browser.value("document.querySelectorAll('tr.runs').length") == 1
+    assert browser.value("document.querySelector('tr.runs td').textContent") == "reply"
+    assert "At most 1 calls" in browser.value("document.querySelector('.ceiling').textContent")
+    assert len(endpoint.ledger()) == sent
+    browser.click("button[value=start]")
+    fork = browser.value("location.pathname").removeprefix("/runs/")
+    assert store.run(fork).forked_from == source
+    assert ended(store, fork).status == "ok"
+    browser.open(f"{served.address}/runs/{fork}")
+    browser.click("a.differs")
+    assert "1 of 2 rows differ" in browser.value("document.querySelector('h1').textContent")
+    assert "Scripts" in browser.value("document.body.textContent")
+    assert browser.said == []
