@@ -296,6 +296,7 @@ LONG = "words and more words " * 40_000
 NESTED = {"a": {"b": [[number] for number in range(300_000)]}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

@@ -77,6 +77,7 @@ def test_the_api_wants_the_password_and_tells_its_health_to_anybody(guarded_url:
         assert reply.status == 200
 
 
+@pytest.mark.slow
 async def test_pools_have_their_limits_and_queues(client: PrefectClient) -> None:
     for name, wanted in yaml.safe_load((DEPLOYMENTS / "pools.yaml").read_text()).items():
         pool = await client.read_work_pool(name)
@@ -183,6 +184,7 @@ def test_a_wrong_password_and_a_pool_of_another_kind_end_in_words(applied: str, 
     assert "401" in apply(applied, password="headrace:wrong").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 async def test_pools_of_containers_are_made_from_their_own_templates(
     kind: str, client: PrefectClient, applied: str, tmp_path: Path

@@ -57,6 +57,7 @@ def states_of_attempts(desk) -> set[str]:
         return {attempt.state for attempt in store.attempts_of_run(store.runs(limit=1)[0].id, payloads=False)}
 
 
+@pytest.mark.slow
 def test_cancel_stops_calls_within_two_seconds_and_leaves_the_store_clean(make_desk: Callable) -> None:
     desk = make_desk(latency=0.25)
     process = desk.start("run", str(desk.chain), "--data", str(desk.tickets(400)), "--direct")
@@ -120,6 +121,7 @@ def test_a_run_that_somebody_works_on_is_not_resumed(make_desk: Callable) -> Non
     assert desk.sent() == 80
 
 
+@pytest.mark.slow
 def test_a_paused_process_whose_run_was_taken_over_writes_no_more(make_desk: Callable) -> None:
     desk = make_desk(latency=0.25)
     process = desk.start("run", str(desk.chain), "--data", str(desk.tickets(40)), "--direct")

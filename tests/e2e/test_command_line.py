@@ -69,6 +69,7 @@ def test_a_python_step_that_prints_does_not_spoil_the_json(desk) -> None:
     assert "imported" in done.err and "hi" in done.err
 
 
+@pytest.mark.slow
 def test_json_holds_numbers_times_and_booleans(desk) -> None:
     assert desk.headrace("run", str(desk.chain), "--data", str(desk.tickets(2)), "--direct").code == 0
     (run,) = desk.headrace("runs", "--json").json()
@@ -91,6 +92,7 @@ def test_json_holds_numbers_times_and_booleans(desk) -> None:
     assert models.code == 0 and models.json() == []
 
 
+@pytest.mark.slow
 def test_a_plan_checks_what_a_run_checks(desk) -> None:
     data = desk.folder / "other.csv"
     data.write_text("body\none refund\ntwo delivery\nthree question\n")
@@ -159,6 +161,7 @@ def test_inputs_of_the_command_line(desk) -> None:
     assert "@@" not in desk.server.ledger()[0]["body"]
 
 
+@pytest.mark.slow
 def test_names_that_are_not_there(desk) -> None:
     missing = str(desk.folder / "nowhere")
     for command in (("resume", "last"), ("run", "--resume", "x"), ("runs",), ("verify",)):

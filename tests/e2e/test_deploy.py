@@ -168,6 +168,7 @@ def test_a_deployments_form_is_the_chains_inputs_and_a_wrong_value_starts_nothin
     assert len(office.runs_of("shout")) == before
 
 
+@pytest.mark.slow
 def test_deploying_again_updates_what_changed_and_tells_what_is_gone(office: Office) -> None:
     path = office.write("shout", CHAIN)
     other = office.write("other", CHAIN.replace("chain: shout", "chain: other"))
@@ -201,6 +202,7 @@ def test_a_bad_chain_deploys_nothing_of_its_folder(office: Office) -> None:
         office.deployment("fine")
 
 
+@pytest.mark.slow
 def test_schedules_come_and_go_with_the_file(office: Office) -> None:
     source = with_schedule(CHAIN, '{cron: "0 7 * * 1-5", timezone: Europe/Berlin, data: in.jsonl, limit: 5}')
     source += "  slowly: {interval: 12h, inputs: {ticket: hello}, active: false}\n"

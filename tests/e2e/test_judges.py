@@ -117,6 +117,7 @@ def evaluation(desk):
     return json.loads(once.output), rows, verdicts
 
 
+@pytest.mark.slow
 def test_every_verdict_is_a_record_and_nobody_is_asked_twice(desk, judged) -> None:
     arguments = judged()
     assert desk.headrace("check", arguments[0]).code == 0

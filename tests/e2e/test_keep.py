@@ -34,6 +34,7 @@ def test_a_run_is_exported_as_lines_and_as_parquet(ran) -> None:
     assert ran.headrace("export", "last", "--format", "xlsx").code == 2
 
 
+@pytest.mark.slow
 def test_a_lost_database_is_rebuilt_with_every_record(ran) -> None:
     shown = ran.headrace("show", "last", "--json").json()
     for path in ran.store.glob("headrace.db*"):
@@ -47,6 +48,7 @@ def test_a_lost_database_is_rebuilt_with_every_record(ran) -> None:
     assert "0 runs" in ran.headrace("verify", "--rebuild").out
 
 
+@pytest.mark.slow
 def test_pruning_says_first_what_would_go(ran) -> None:
     asked = ran.headrace("prune", "last")
     assert asked.code == 0 and "Would remove 1 runs" in asked.out and "--yes" in asked.out

@@ -29,6 +29,7 @@ def three_runs(desk) -> list[str]:
     return [run["run"] for run in reversed(desk.headrace("runs", "--json").json())]
 
 
+@pytest.mark.slow
 def test_why_and_diff_name_the_edit_and_what_was_reused(desk, three_runs) -> None:
     first, second, third = three_runs
     reused = desk.headrace("why", second, "triage", "--row", "2", "--json").json()
@@ -71,6 +72,7 @@ def pytest_of(desk, file) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=desk.folder, env=desk.environment)
 
 
+@pytest.mark.slow
 def test_a_testcase_holds_until_the_chain_asks_or_gives_something_else(make_desk) -> None:
     unfit = {"at": 1, "fault": "changed", "text": "no JSON, and a ''' quote"}
     desk = make_desk(unfit)

@@ -23,6 +23,7 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_what_the_run_reads_keeps_or_cannot_write_is_refused_before_any_call(desk) -> None:
     data = desk.tickets(3)
     (desk.folder / "link.jsonl").symlink_to(data)

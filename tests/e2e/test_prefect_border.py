@@ -82,6 +82,7 @@ def strict_prefect(prefect_url: str) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_what_stops_the_flow_itself_is_said_and_closes_the_run(desk, strict_prefect: str) -> None:
     desk.environment["PREFECT_API_URL"] = strict_prefect
     done = desk.headrace("run", str(desk.chain), "-i", "ticket=my refund", "--json")
@@ -94,6 +95,7 @@ def test_what_stops_the_flow_itself_is_said_and_closes_the_run(desk, strict_pref
     assert again.code == 0 and desk.sent() == sent, again.err
 
 
+@pytest.mark.slow
 def test_a_key_is_nowhere_in_the_store_the_output_or_prefect(make_desk: Callable, prefect_url: str) -> None:
     desk = make_desk({"match": "Ticket 1:", "fault": "status", "status": 400}, key=CANARY)
     text = desk.chain.read_text().replace("temperature: 0", 'temperature: 0, api_key: "{{ env.DESK_KEY }}"')
@@ -139,6 +141,7 @@ def _holding(folder: Path, text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_that_is_alive_elsewhere_is_not_taken(make_desk: Callable) -> None:
     desk = make_desk(latency=15.0)
     process = desk.start("run", str(desk.chain), "--data", str(desk.tickets(8)), "--direct")

@@ -28,6 +28,7 @@ def run_with_a_bad_row(desk) -> str:
 REFUSES_ROW_3 = {"match": "Ticket 3:", "fault": "status", "status": 400, "times": 1}
 
 
+@pytest.mark.slow
 def test_retry_runs_what_failed_and_what_was_blocked_and_scores_anew(make_desk: Callable) -> None:
     desk = make_desk(REFUSES_ROW_3)
     run = run_with_a_bad_row(desk)
@@ -82,6 +83,7 @@ def test_a_resume_of_a_finished_run_does_nothing(desk) -> None:
     assert desk.sent() == sent
 
 
+@pytest.mark.slow
 def test_a_changed_step_is_named_and_runs_anew_only_when_accepted(make_desk: Callable) -> None:
     desk = make_desk(REFUSES_ROW_3)
     run = run_with_a_bad_row(desk)
@@ -103,6 +105,7 @@ def test_a_changed_step_is_named_and_runs_anew_only_when_accepted(make_desk: Cal
     assert desk.sent() == before + 7
 
 
+@pytest.mark.slow
 def test_an_accepted_change_that_is_interrupted_does_not_keep_the_earlier_answers(
     make_desk: Callable,
 ) -> None:
