@@ -21,6 +21,7 @@ from chains.spec import PrepareStep
 from tasks.examples import Converter, Example
 from tasks.preparing.cleaning import Cleaner
 from tasks.preparing.languages import language_of
+from tasks.preparing.seen import DIGEST, Seen
 from tasks.preparing.similar import Signatures, near_pairs
 
 SHOWN = 5
@@ -98,8 +99,7 @@ class Gatherer:
         self._converter = converter
         self._cleaner = Cleaner(step.clean)
         self._counter = counter
-        self._seen: dict[bytes, int] = {}
-        self._numbers: dict[bytes, int] = {}
+        self._seen = Seen()
         self._bad: list[str] = []
         self._found = Gathered(folder)
         self._whole = Signatures() if step.near_duplicates is not None else None
@@ -164,7 +164,7 @@ class Gatherer:
         if clean.languages and (language := language_of(example.whole)) not in clean.languages:
             return "language", f" ({language})"
         if self._step.deduplicate:
-            first = self._seen.setdefault(_digest(example.whole), number)
+            first = self._seen.first(_digest(example.whole), number)
             if first != number:
                 return "duplicates", f" (as row {first})"
         return None, ""
@@ -174,15 +174,15 @@ class Gatherer:
 
     def _note(self, number: int, row: Mapping[str, Any], example: Example) -> None:
         split, found = self._step.split, self._found
-        question = self._number(b"q" + _digest(example.asked))
+        question = _name(b"q" + _digest(example.asked))
         group = row.get(split.group) if split.group is not None else None
         # a row without a group is a unit with those that ask the same
-        unit = question if group in (None, "") else self._number(b"g" + canonical(group))
+        unit = question if group in (None, "") else _name(b"g" + canonical(group))
         found.rows.append(number)
         found.questions.append(question)
         found.units.append(unit)
         if split.stratify is not None:
-            found.strata.append(self._number(b"s" + canonical(row.get(split.stratify))))
+            found.strata.append(_name(canonical(row.get(split.stratify))))
         if self._counter is not None:
             found.tokens.append(self._tokens(example))
         if self._whole is not None:
@@ -209,10 +209,11 @@ class Gatherer:
                     "near_duplicates", found.rows[other], found.text(other, asked=False), because=because
                 )
 
-    def _number(self, name: bytes) -> int:
-        return self._numbers.setdefault(name, len(self._numbers))
-
 
 def _digest(text: str) -> bytes:
-    # 16 of 32 bytes: a million rows then take 50 MB, and a collision is as unlikely as a wrong disk read
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:DIGEST]
+
+
+def _name(content: bytes) -> int:
+    """Return a number for a question, group or stratum; two of ten million are the same once in 300,000."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8])

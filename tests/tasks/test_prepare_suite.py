@@ -116,6 +116,15 @@ async def test_a_planted_near_duplicate_between_train_and_test_fails_and_names_b
     assert sum(dropped["counts"][part] for part in ("train", "validation", "test")) == 40
 
 
+async def test_a_near_duplicate_that_was_dropped_leaks_nothing(prepare):
+    rows = [{"prompt": f"q{n}", "completion": sentence(n)} for n in range(20)]
+    again = [{"prompt": f"q{n}", "completion": changed(sentence(n))} for n in range(5)]
+    output = await prepare(
+        rows + again, near_duplicates=0.7, split={"train": 0.5, "validation": 0, "test": 0.5}
+    )
+    assert output["reasons"] == {"near_duplicates": 5} and output["leaks"]["equal"] == 0
+
+
 async def test_only_equal_questions_are_looked_for_where_near_ones_are_not_asked_for(prepare):
     rows = [{"text": sentence(1)}, {"text": changed(sentence(1))}] * 1 + [
         {"text": sentence(n)} for n in range(2, 9)
