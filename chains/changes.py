@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from chains.graph import Graph, models_of, templates_of
+from chains.graph import Graph, body_of, models_of, templates_of
 from chains.keys import canonical, deciding
 from chains.prompts import prompt_parts
 from chains.source.imports import with_imports
-from chains.spec import EmbedStep, MappedStep, PromptStep, RetrieveStep, Step, kind_of
+from chains.spec import EmbedStep, MappedStep, PromptStep, RepeatStep, RetrieveStep, Step, kind_of
 from chains.templates import references
 
 if TYPE_CHECKING:
@@ -78,7 +78,12 @@ def _parts(step_id: str, step: Step, chain_file: ChainFile) -> dict[str, Any]:
     asked = [name for name in (step_id, getattr(step, "like", None)) if name in chain.steps]
     inputs = inputs_read(asked, chain_file)
     collection = chain.collections.get(_collection_of(step) or "")
-    return {
+    inside: dict[str, Any] = {}
+    if isinstance(step, RepeatStep):
+        body = body_of(chain_file, step)
+        inside = {"steps": {name: _parts(name, inner, body) for name, inner in step.steps.items()}}
+        del fields["steps"]
+    return inside | {
         "kind": kind_of(step),
         "fields": fields,
         "prompts": [

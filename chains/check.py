@@ -7,11 +7,12 @@ findings are collected; nothing stops at the first one.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chains.check_evaluate import check_evaluate
+from chains.check_inside import check_inside
 from chains.check_references import (
     Subject,
     check_references,
@@ -20,12 +21,14 @@ from chains.check_references import (
     templates_with_files,
 )
 from chains.check_secrets import check_models, check_secrets, check_store_model
-from chains.graph import find_cycles, unread_needs, way_of
+from chains.graph import StepTemplate, turn_templates, unread_needs
 from chains.inputs import WrongValue, value_of
+from chains.inside import Placed, every_step, placed, steps_inside
+from chains.order import find_cycles, way_of
 from chains.outputs import schema_problems
 from chains.references import Reference, references
 from chains.source.files import FileRefused, expand, inside, is_allowed_module, locate, python_file
-from chains.source.marks import YamlPath
+from chains.source.marks import YamlPath, step_at
 from chains.spec import (
     RESERVED,
     EmbedStep,
@@ -36,7 +39,6 @@ from chains.spec import (
     PromptStep,
     PythonStep,
     RetrieveStep,
-    Step,
     StepBase,
     kind_of,
 )
@@ -54,6 +56,7 @@ def check(subject: Subject, *, root: Path, read_outside: bool) -> None:
     check_references(subject)
     _check_names(subject)
     _check_steps(subject, root, read_outside=read_outside)
+    check_inside(subject, NOT_STEP_NAMES)
     _check_cycles(subject)
     check_models(subject)
     _check_inputs(subject)
@@ -93,14 +96,13 @@ def _known(subject: Subject, path: YamlPath, name: str, *, words: str, section: 
 
 def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
     files = _Files(subject, root, read_outside)
-    for step_id, step in subject.chain.steps.items():
-        at: YamlPath = ("steps", step_id)
-        words = f"step {step_id!r}"
-        for index, name in enumerate(step.after):
+    for found in every_step(subject.chain):
+        at, step, words = found.path, found.step, f"step {found.name!r}"
+        for index, name in enumerate(() if found.around else step.after):
             _known(subject, (*at, "after", index), name, words=f"{words}: 'after'", section="steps")
         _check_once(subject, at, words, step)
         if isinstance(step, MappedStep) and step.map is not None:
-            _check_map(subject, at, words, step)
+            _check_map(subject, found, step)
         match step:
             case PromptStep():
                 _check_prompt(subject, at, words, step)
@@ -162,13 +164,15 @@ def _check_once(subject: Subject, at: YamlPath, words: str, step: StepBase) -> N
         )
 
 
-def _check_map(subject: Subject, at: YamlPath, words: str, step: MappedStep) -> None:
+def _check_map(subject: Subject, found: Placed, step: MappedStep) -> None:
+    at, words = found.path, f"step {found.name!r}"
+    visible = {inner.id for outer in found.around for inner in steps_inside(outer)} | subject.names["steps"]
     if isinstance(step.map, str) and not is_whole(step.map):
         subject.findings.at_value(
             (*at, "map"), f"{words}: 'map' must be a list", 'Write map: "{{ step.list }}", or a list.'
         )
     taken = step.as_ in NOT_STEP_NAMES - {"item"}
-    if taken or step.as_ in subject.names["steps"]:
+    if taken or step.as_ in visible:
         what = "a reserved name" if taken else "the name of a step"
         subject.findings.at_value((*at, "as"), f"{words}: {step.as_!r} is {what}", "Choose another name.")
 
@@ -203,7 +207,7 @@ def _check_prompt(subject: Subject, at: YamlPath, words: str, step: PromptStep) 
 
 
 def _check_embed(subject: Subject, files: _Files, at: YamlPath, step: EmbedStep) -> None:
-    words = f"step {at[1]!r}"
+    words = f"step {step_at(at)!r}"
     if step.model is not None:
         _known(subject, (*at, "model"), step.model, words=words, section="models")
     if step.into is None:
@@ -306,32 +310,59 @@ def _check_like(subject: Subject, path: YamlPath, words: str, step: PrepareStep)
 
 
 def _check_cycles(subject: Subject) -> None:
-    chain = subject.chain
-    reads: dict[str, dict[str, tuple[Any, Reference]]] = {step_id: {} for step_id in chain.steps}
-    for step_id, step in chain.steps.items():
-        for template in templates_with_files(subject, step_id, step):
-            for reference in references(template.source, bare=template.bare):
-                if reference.root in chain.steps:
-                    reads[step_id].setdefault(reference.root, (template, reference))
-    needs = {step_id: frozenset(reads[step_id]) | unread_needs(step_id, chain) for step_id in chain.steps}
+    _check_level(subject, [placed(subject.chain, step_id) for step_id in subject.chain.steps])
+    for around in every_step(subject.chain):
+        _check_level(subject, list(steps_inside(around)))
+
+
+def _check_level(subject: Subject, level: Sequence[Placed]) -> None:
+    """Note the circles among steps that stand beside each other."""
+    beside = {found.id: found.step for found in level}
+    chain = subject.chain.model_copy(update={"steps": beside})
+    reads: dict[str, dict[str, tuple[Any, Reference]]] = {step_id: {} for step_id in beside}
+    for found in level:
+        for template, reference in _read_by(subject, found):
+            if reference.root in beside:
+                reads[found.id].setdefault(reference.root, (template, reference))
+    needs = {step_id: frozenset(reads[step_id]) | unread_needs(step_id, chain) for step_id in beside}
     for cycle in find_cycles(needs):
-        _note_cycle(subject, cycle, reads)
+        _note_cycle(subject, cycle, reads, {found.id: found for found in level})
 
 
-def _note_cycle(subject: Subject, cycle: tuple[str, ...], reads: Mapping[str, Mapping[str, Any]]) -> None:
+def _read_by(subject: Subject, found: Placed) -> Iterator[tuple[StepTemplate, Reference]]:
+    """Yield what a step, and those inside it, read outside of it."""
+    within = {inner.id for inner in steps_inside(found)}
+    templates = [*templates_with_files(subject, found.id, found.step, found.path), *turn_templates(found)]
+    for template in templates:
+        for reference in references(template.source, bare=template.bare):
+            if reference.root not in within:
+                yield template, reference
+    for inner in steps_inside(found):
+        # What names the step itself from inside has its own problem.
+        for template, reference in _read_by(subject, inner):
+            if reference.root not in within and reference.root != found.id:
+                yield template, reference
+
+
+def _note_cycle(
+    subject: Subject,
+    cycle: tuple[str, ...],
+    reads: Mapping[str, Mapping[str, Any]],
+    level: Mapping[str, Placed],
+) -> None:
     first, second = cycle[0], cycle[1]
+    at, step = level[first].path, level[first].step
     message = (
         f"step {first!r} needs itself" if len(cycle) == 2 else f"the steps need each other: {way_of(cycle)}"
     )
     hint = "Take one of these references away."
-    step: Step = subject.chain.steps[first]
     if second in reads[first]:
         template, reference = reads[first][second]
         note(subject, template, (reference.line, reference.column), (message, hint))
     elif second in step.after:
-        subject.findings.at_value(("steps", first, "after", step.after.index(second)), message, hint)
+        subject.findings.at_value((*at, "after", step.after.index(second)), message, hint)
     else:
-        subject.findings.at_key(("steps", first), message, hint)
+        subject.findings.at_key(at, message, hint)
 
 
 def _check_inputs(subject: Subject) -> None:

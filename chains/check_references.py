@@ -5,12 +5,14 @@ Owns what a template may read where. Reports through `Findings`; never renders a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from chains.graph import StepTemplate, file_templates, nested_templates, own_templates
+from chains.graph import StepTemplate, file_templates, nested_templates, own_templates, turn_templates
+from chains.inside import Placed, every_step, steps_inside
 from chains.references import Reference, references
+from chains.sandbox import LOOP_NAMES, REPEAT_NAMES
 from chains.source.findings import Findings
 from chains.source.marks import YamlPath
 from chains.spec import (
@@ -20,10 +22,18 @@ from chains.spec import (
     MappedStep,
     PrepareStep,
     PromptStep,
+    RepeatStep,
     Step,
     runs_once,
 )
-from chains.step_outputs import METRIC_PARTS, OTHER_WORDS, answer_fields, declared_outputs, figures_of
+from chains.step_outputs import (
+    METRIC_PARTS,
+    OTHER_WORDS,
+    TURN_OUTPUTS,
+    answer_fields,
+    declared_outputs,
+    figures_of,
+)
 from chains.suggest import closest, did_you_mean
 from chains.templates import has_expression, syntax_error
 
@@ -54,20 +64,20 @@ class _Reader:
     words: str
     step_id: str | None = None
     step: Step | None = None
-
-    @property
-    def item(self) -> str | None:
-        """What the reader calls an item of its map."""
-        return self.step.as_ if isinstance(self.step, MappedStep) and self.step.map is not None else None
+    around: tuple[Placed, ...] = ()
 
 
 def check_references(subject: Subject) -> None:
     """Check the templates of all steps, outputs, models and collections."""
-    for step_id, step in subject.chain.steps.items():
-        reader = _Reader(f"step {step_id!r}", step_id, step)
-        for template in templates_with_files(subject, step_id, step):
-            _check_template(subject, template, reader)
-        _check_gate(subject, step_id, step)
+    for found in every_step(subject.chain):
+        reader = _Reader(f"step {found.name!r}", found.id, found.step, found.around)
+        seen = _as_seen_inside(subject, found.around)
+        for template in templates_with_files(subject, found.id, found.step, found.path):
+            _check_template(seen, template, reader)
+        for template in turn_templates(found):
+            turn = replace(reader, around=(*found.around, found))
+            _check_template(_as_seen_inside(subject, turn.around), template, turn)
+        _check_gate(subject, found.id, found.step)
     for name, value in subject.chain.outputs.items():
         for template in nested_templates(("outputs", name), value):
             _check_template(subject, template, _Reader(f"output {name!r}"))
@@ -81,11 +91,24 @@ def check_references(subject: Subject) -> None:
                         _check_secret_template(subject, template)
 
 
-def templates_with_files(subject: Subject, step_id: str, step: Step) -> list[StepTemplate]:
+def _as_seen_inside(subject: Subject, around: Sequence[Placed]) -> Subject:
+    """Return a chain as the steps inside others see it: those of all levels are beside them."""
+    if not around:
+        return subject
+    steps = dict(subject.chain.steps)
+    for outer in around:
+        steps |= {inner.id: inner.step for inner in steps_inside(outer)}
+    names = {**subject.names, "steps": subject.names["steps"] | frozenset(steps)}
+    return replace(subject, chain=subject.chain.model_copy(update={"steps": steps}), names=names)
+
+
+def templates_with_files(
+    subject: Subject, step_id: str, step: Step, at: YamlPath | None = None
+) -> list[StepTemplate]:
     """Return all templates of a step, prompt files included."""
-    found = list(own_templates(step_id, step))
+    found = list(own_templates(step_id, step, at))
     if isinstance(step, PromptStep):
-        found += file_templates(step_id, step, subject.files)
+        found += file_templates(step_id, step, subject.files, at)
     return found
 
 
@@ -115,10 +138,17 @@ def _problem_of(
 ) -> Said | None:
     reads = f"{reader.words} reads {str(reference)!r}"
     root = reference.root
+    if any(root == outer.id for outer in reader.around):
+        hint = "Read the last turn as 'loop.previous'." if _is_turn(reader) else None
+        return f"{reads}, which it is a part of", hint
     if root == reader.step_id:
         return None  # a cycle, which the graph's check names
-    if root == reader.item:
+    if root == "loop" and _is_turn(reader):
+        return _loop_problem(subject, reader, reference, reads)
+    if root == _item_of(reader.step) and root is not None:
         return None if template.may_read_item else _early_item(template, reference, reads)
+    if root in (_item_of(outer.step) for outer in reader.around):
+        return None
     if root in subject.names["steps"]:
         return _step_problem(subject, reader, reference, reads)
     if root == "inputs":
@@ -133,13 +163,40 @@ def _problem_of(
     return f"{reads}, but there is no step {root!r}", _unknown_hint(subject, reference)
 
 
+def _item_of(step: Step | None) -> str | None:
+    """Return what a step calls an item of its map."""
+    return step.as_ if isinstance(step, MappedStep) and step.map is not None else None
+
+
+def _is_turn(reader: _Reader) -> bool:
+    return any(isinstance(outer.step, RepeatStep) for outer in reader.around)
+
+
+def _loop_problem(subject: Subject, reader: _Reader, reference: Reference, reads: str) -> Said | None:
+    """Say what is wrong with a use of what a turn knows of its repeat."""
+    if not reference.path:
+        return None
+    first, rest = reference.path[0], reference.path[1:]
+    if first not in REPEAT_NAMES:
+        hint = "The others exist inside {% for %} only." if first in LOOP_NAMES else None
+        return f"{reads}, but the 'loop' of a repeat has {sorted(REPEAT_NAMES)}", hint
+    if first == "turn" or not rest:
+        return None
+    repeat = next(outer for outer in reversed(reader.around) if isinstance(outer.step, RepeatStep))
+    beside = {inner.id: inner.step for inner in steps_inside(repeat)}
+    if rest[0] not in beside:
+        message = f"{reads}, but a turn of {repeat.name!r} has {list(beside)}"
+        return message, did_you_mean(rest[0], beside, prefix="loop.previous.")
+    return _path_problem(subject, beside[rest[0]], (f"loop.previous.{rest[0]}", rest[1:]), reads)
+
+
 def _unknown_hint(subject: Subject, reference: Reference) -> str | None:
     if reference.root in subject.names["inputs"]:
         return f"Did you mean 'inputs.{reference.root}'?"
     if reference.root == "item":
         return "An item exists in a step with 'map', under the name that its 'as' gives it."
     if reference.root == "loop":
-        return "'loop' exists inside {% for %} only."
+        return "'loop' exists inside {% for %} and inside a repeat only."
     meant = closest(reference.root, [*subject.names["steps"], "inputs"])
     if meant is not None:
         return f"Did you mean {'.'.join((meant, *reference.path))!r}?"
@@ -153,22 +210,47 @@ def _step_problem(subject: Subject, reader: _Reader, reference: Reference, reads
     if step is None or not reference.path:
         return None  # a step that is wrong itself has its own problem
     name = reference.path[0]
-    is_index = name.lstrip("-").isdigit()
     if _is_list_for(reader, step):
-        if is_index:
+        if _is_index(name):
             return None
         return (
             f"{reads}, but here {reference.root!r} is a list over the rows: {reader.words} runs once",
             f"Write {reference.root} | map(attribute={name!r}) | list.",
         )
-    if isinstance(step, MappedStep) and step.map is not None:
-        if not is_index:
+    return _path_problem(subject, step, (reference.root, reference.path), reads)
+
+
+def _path_problem(subject: Subject, step: Step, read: tuple[str, tuple[str, ...]], reads: str) -> Said | None:
+    """Say what is wrong with a path into what a step gives, of a list with the place in it before."""
+    owner, path = read
+    if path and isinstance(step, MappedStep) and step.map is not None:
+        if not _is_index(path[0]):
             return (
-                f"{reads}, but {reference.root!r} is a list: it runs for each item of its 'map'",
-                f"Write {reference.root} | map(attribute={name!r}) | list.",
+                f"{reads}, but {owner!r} is a list: it runs for each item of its 'map'",
+                f"Write {owner} | map(attribute={path[0]!r}) | list.",
             )
-        return _output_problem(subject, step, (f"{reference.root}[{name}]", reference.path[1:]), reads)
-    return _output_problem(subject, step, (reference.root, reference.path), reads)
+        owner, path = f"{owner}[{path[0]}]", path[1:]
+    if path and isinstance(step, RepeatStep):
+        return _turn_problem(subject, step, (owner, path), reads)
+    return _output_problem(subject, step, (owner, path), reads)
+
+
+def _turn_problem(
+    subject: Subject, step: RepeatStep, read: tuple[str, tuple[str, ...]], reads: str
+) -> Said | None:
+    owner, path = read
+    known: tuple[str, ...] = (*step.steps, *TURN_OUTPUTS)
+    if _is_index(path[0]):
+        owner, path, known = f"{owner}[{path[0]}]", path[1:], tuple(step.steps)
+    if not path or (path[0] in TURN_OUTPUTS and path[0] in known):
+        return None
+    if path[0] not in step.steps:
+        return _no_output(owner, path[0], reads, known)
+    return _path_problem(subject, step.steps[path[0]], (f"{owner}.{path[0]}", path[1:]), reads)
+
+
+def _is_index(name: str) -> bool:
+    return name.lstrip("-").isdigit()
 
 
 def _early_item(template: StepTemplate, reference: Reference, reads: str) -> Said:
@@ -201,6 +283,8 @@ def _output_problem(
 
 def _is_list_for(reader: _Reader, step: Step) -> bool:
     """Whether a reader sees a list over rows; evaluate's comparison and outputs are read row by row."""
+    if reader.around:
+        return runs_once(reader.around[0].step) and not runs_once(step)
     if reader.step is None or isinstance(reader.step, EvaluateStep):
         return False
     return runs_once(reader.step) and not runs_once(step)

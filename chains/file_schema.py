@@ -38,6 +38,7 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
         {"properties": {"headers": {"propertyNames": {"pattern": r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"}}}},
     ],
     "PythonStep": _MAPPED,
+    "RepeatStep": _MAPPED,
     "RetrieveStep": _MAPPED,
     "PromptStep": [
         *_MAPPED,
@@ -74,8 +75,8 @@ def file_schema() -> JsonSchemaValue:
         parts[name]["allOf"] = rule
     roles = parts["PromptStep"]["properties"]["prompt"]["anyOf"][1]
     roles |= {"minItems": 1, "items": roles["items"] | {"minProperties": 1, "maxProperties": 1}}
-    steps = schema["properties"]["steps"]
-    steps |= {"patternProperties": {NAME_PATTERN: _step()}, "propertyNames": {"not": {"enum": _TAKEN}}}
+    for steps in (schema["properties"]["steps"], parts["RepeatStep"]["properties"]["steps"]):
+        steps |= {"patternProperties": {NAME_PATTERN: _step()}, "propertyNames": {"not": {"enum": _TAKEN}}}
     _plain(schema)
     return {"$schema": DIALECT, **schema, "title": "Headrace chain"}
 

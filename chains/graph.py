@@ -6,13 +6,14 @@ Owns edges, order and cycles, and the list of a step's templates. Knows nothing 
 
 from __future__ import annotations
 
-import heapq
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import ChainInvalid, Location, Problem
+from chains.inside import Placed, every_step, placed, steps_inside
+from chains.order import find_cycles, in_order, way_of
 from chains.source.files import is_prompt_file, prompt_texts
 from chains.source.marks import YamlPath
 from chains.spec import (
@@ -24,10 +25,11 @@ from chains.spec import (
     PrepareStep,
     PromptStep,
     PythonStep,
+    RepeatStep,
     RetrieveStep,
     Step,
 )
-from chains.templates import references
+from chains.templates import Reference, references
 
 if TYPE_CHECKING:
     from chains.loading import ChainFile
@@ -63,19 +65,17 @@ class Graph:
 
 
 def graph_of(chain: Chain, prompt_sources: Mapping[str, Sequence[str]]) -> Graph:
-    """Return the graph from the chain and each prompt step's texts; raise ChainInvalid for a cycle."""
+    """Return the graph from the chain and each prompt step's texts; raise ChainInvalid for a cycle.
+
+    The texts are by the whole names of the steps. A step that holds others reads what they read outside it.
+    """
     reads: dict[str, frozenset[str]] = {}
     guarded: dict[str, frozenset[str]] = {}
     needs: dict[str, frozenset[str]] = {}
-    for step_id, step in chain.steps.items():
-        templates = [
-            *own_templates(step_id, step),
-            *prompt_templates(step_id, prompt_sources.get(step_id, ())),
-        ]
+    for step_id in chain.steps:
         found = [
             reference
-            for template in templates
-            for reference in references(template.source, bare=template.bare)
+            for reference in _read_outside(placed(chain, step_id), prompt_sources)
             if reference.root in chain.steps
         ]
         reads[step_id] = frozenset(reference.root for reference in found)
@@ -90,34 +90,77 @@ def graph_of(chain: Chain, prompt_sources: Mapping[str, Sequence[str]]) -> Graph
     return Graph(in_order(needs), needs, reads, guarded)
 
 
+def _read_outside(found: Placed, sources: Mapping[str, Sequence[str]]) -> list[Reference]:
+    """Return the references of a step and of all inside it to what stands outside."""
+    templates = [
+        *own_templates(found.id, found.step, found.path),
+        *turn_templates(found),
+        *prompt_templates(found.id, sources.get(found.name, ())),
+    ]
+    read = [
+        reference for template in templates for reference in references(template.source, bare=template.bare)
+    ]
+    for inner in steps_inside(found):
+        read += [
+            replace(reference, guarded=reference.guarded or inner.step.on_skip == "run")
+            for reference in _read_outside(inner, sources)
+        ]
+    within = {"loop", *found.step.steps} if isinstance(found.step, RepeatStep) else ()
+    return [reference for reference in read if reference.root not in within]
+
+
 def graph_of_file(chain_file: ChainFile) -> Graph:
     """Return the graph of a loaded chain."""
     return graph_of(chain_file.chain, prompt_sources(chain_file))
 
 
+def body_of(chain_file: ChainFile, step: RepeatStep) -> ChainFile:
+    """Return the steps inside a step as a chain of their own, with the same models and files."""
+    steps = {"steps": step.steps, "outputs": {}}
+    return replace(chain_file, chain=chain_file.chain.model_copy(update=steps))
+
+
 def prompt_sources(chain_file: ChainFile) -> dict[str, list[str]]:
-    """Return each prompt step's texts, with files replaced by what is in them."""
-    sources: dict[str, list[str]] = {}
-    for step_id, step in chain_file.chain.steps.items():
-        if isinstance(step, PromptStep):
-            sources[step_id] = [
-                template.source for template in file_templates(step_id, step, chain_file.files)
-            ]
-    return sources
+    """Return each prompt step's texts, with files replaced by what is in them, by its whole name."""
+    return {
+        found.name: [
+            template.source for template in file_templates(found.id, found.step, chain_file.files, found.path)
+        ]
+        for found in every_step(chain_file.chain)
+        if isinstance(found.step, PromptStep)
+    }
 
 
 def templates_of(step_id: str, chain_file: ChainFile) -> list[tuple[YamlPath, str, bool, bool]]:
-    """Return every template of a step as (YAML path, source, bare, may read row), prompt files included."""
-    step = chain_file.chain.steps[step_id]
-    found = list(own_templates(step_id, step))
-    if isinstance(step, PromptStep):
-        found += file_templates(step_id, step, chain_file.files)
+    """Return every template of a step as (YAML path, source, bare, may read row), prompt files included.
+
+    Those of the steps inside it are among them.
+    """
+    found = _templates_of(placed(chain_file.chain, step_id), chain_file.files)
     return [(template.path, template.source, template.bare, template.may_read_row) for template in found]
 
 
-def own_templates(step_id: str, step: Step) -> Iterator[StepTemplate]:
+def _templates_of(found: Placed, files: Mapping[str, bytes]) -> Iterator[StepTemplate]:
+    yield from own_templates(found.id, found.step, found.path)
+    yield from turn_templates(found)
+    if isinstance(found.step, PromptStep):
+        yield from file_templates(found.id, found.step, files, found.path)
+    for inner in steps_inside(found):
+        yield from _templates_of(inner, files)
+
+
+def turn_templates(found: Placed) -> Iterator[StepTemplate]:
+    """Yield the expressions of a repeat that see what its steps have given."""
+    if isinstance(found.step, RepeatStep):
+        at, repeat = (*found.path, "repeat"), found.step.repeat
+        yield StepTemplate((*at, "until"), repeat.until, bare=True)
+        if repeat.best is not None:
+            yield StepTemplate((*at, "on_exhausted"), repeat.best, bare=True)
+
+
+def own_templates(step_id: str, step: Step, at: YamlPath | None = None) -> Iterator[StepTemplate]:
     """Yield a step's templates but its prompt and its gate, which reads the step's own results only."""
-    at: YamlPath = ("steps", step_id)
+    at = at or ("steps", step_id)
     if step.when is not None:
         yield StepTemplate((*at, "when"), step.when, bare=True, may_read_item=False)
     if isinstance(step, MappedStep):
@@ -172,10 +215,12 @@ def prompt_templates(step_id: str, sources: Sequence[str]) -> list[StepTemplate]
     return [StepTemplate(("steps", step_id, "prompt"), source) for source in sources]
 
 
-def file_templates(step_id: str, step: PromptStep, files: Mapping[str, bytes]) -> list[StepTemplate]:
+def file_templates(
+    step_id: str, step: PromptStep, files: Mapping[str, bytes], at: YamlPath | None = None
+) -> list[StepTemplate]:
     """Return the prompt templates of a step, with the text of files where files are named."""
     found = []
-    for path, _, text in prompt_texts(step, ("steps", step_id)):
+    for path, _, text in prompt_texts(step, at or ("steps", step_id)):
         if not is_prompt_file(text):
             found.append(StepTemplate(path, text))
         elif text in files:
@@ -203,13 +248,25 @@ def unread_needs(step_id: str, chain: Chain) -> frozenset[str]:
     if isinstance(step, EvaluateStep):
         found |= {name for name in step.timed if name in chain.steps}
     trained = {name for model in models_of(step, chain) if (name := published_name(model, chain))}
+    read = collections_of(step)
     for other_id, other in chain.steps.items():
-        if isinstance(other, EmbedStep) and isinstance(step, RetrieveStep) and other.into == step.retrieve:
+        if isinstance(other, EmbedStep) and other.into in read and other_id != step_id:
             found.add(other_id)
         # A finetune step may start from the version that it published last time.
         if isinstance(other, FinetuneStep) and other.publish in trained and other_id != step_id:
             found.add(other_id)
     return frozenset(found)
+
+
+def collections_of(step: Step) -> frozenset[str]:
+    """Return the collections that a step, or one inside it, looks something up in."""
+    match step:
+        case RetrieveStep():
+            return frozenset({step.retrieve})
+        case RepeatStep():
+            return frozenset().union(*map(collections_of, step.steps.values()))
+        case _:
+            return frozenset()
 
 
 def models_of(step: Step, chain: Chain) -> list[str]:
@@ -224,6 +281,8 @@ def models_of(step: Step, chain: Chain) -> list[str]:
             names = [step.model]
         case FinetuneStep():
             names = [step.base]
+        case RepeatStep():
+            names = [name for inner in step.steps.values() for name in models_of(inner, chain)]
         case PrepareStep():
             names = [step.tokens]
         case EvaluateStep():
@@ -259,88 +318,3 @@ def published_name(model: str, chain: Chain) -> str | None:
     known = chain.models.get(model)
     match = _PUBLISHED.fullmatch((known.model or "") if known else model)
     return match[1] if match else None
-
-
-def in_order(needs: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """Return the steps so that each comes after what it needs, else in file order."""
-    place = {step: index for index, step in enumerate(needs)}
-    waiting = {step: len(upstream) for step, upstream in needs.items()}
-    after: dict[str, list[str]] = {step: [] for step in needs}
-    for step, upstream in needs.items():
-        for name in upstream:
-            after[name].append(step)
-    ready = [place[step] for step, count in waiting.items() if count == 0]
-    heapq.heapify(ready)
-    steps = list(needs)
-    order: list[str] = []
-    while ready:
-        step = steps[heapq.heappop(ready)]
-        order.append(step)
-        for name in after[step]:
-            waiting[name] -= 1
-            if waiting[name] == 0:
-                heapq.heappush(ready, place[name])
-    return tuple(order)
-
-
-def find_cycles(needs: Mapping[str, frozenset[str]]) -> list[tuple[str, ...]]:
-    """Return one shortest cycle for each group of steps that need each other, as `(a, b, a)`.
-
-    A step that needs itself is a cycle of its own.
-    """
-    cycles: list[tuple[str, ...]] = [(step, step) for step in needs if step in needs[step]]
-    others = {step: upstream - {step} for step, upstream in needs.items()}
-    ordered = set(in_order(others))
-    covered: set[str] = set()
-    for step in others:
-        if step in ordered or step in covered:
-            continue
-        cycle = _shortest_way(step, others)
-        if cycle is not None:
-            cycles.append(cycle)
-            covered |= _group(step, others)
-    return cycles
-
-
-def way_of(cycle: Sequence[str]) -> str:
-    """Return a cycle as `a -> b -> a`, with the middle of a long one left out."""
-    names = [*cycle[:8], f"({len(cycle) - 12} more)", *cycle[-4:]] if len(cycle) > 16 else cycle
-    return " -> ".join(names)
-
-
-def _shortest_way(step: str, needs: Mapping[str, frozenset[str]]) -> tuple[str, ...] | None:
-    """Return the shortest way from a step over what it needs back to itself."""
-    place = {name: index for index, name in enumerate(needs)}
-    came_from: dict[str, str] = {}
-    queue = [step]
-    for current in queue:
-        for name in sorted(needs[current], key=place.__getitem__):
-            if name == step:
-                way = [current]
-                while way[-1] != step:
-                    way.append(came_from[way[-1]])
-                return (*reversed(way), step)
-            if name not in came_from and name != step:
-                came_from[name] = current
-                queue.append(name)
-    return None
-
-
-def _group(step: str, needs: Mapping[str, frozenset[str]]) -> set[str]:
-    """Return the steps that reach `step` and are reached by it."""
-    backwards: dict[str, set[str]] = {name: set() for name in needs}
-    for name, upstream in needs.items():
-        for other in upstream:
-            backwards[other].add(name)
-    return _reached(step, needs) & _reached(step, backwards)
-
-
-def _reached(step: str, ways: Mapping[str, Collection[str]]) -> set[str]:
-    found: set[str] = set()
-    queue = [step]
-    for current in queue:
-        for name in ways[current]:
-            if name not in found:
-                found.add(name)
-                queue.append(name)
-    return found

@@ -32,6 +32,7 @@ from chains.spec import (
     PrepareStep,
     PromptStep,
     PythonStep,
+    RepeatStep,
     RetrieveStep,
     Split,
     TrainingFiles,
@@ -162,6 +163,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         "python": "as the function's file",
         "args": "as the rendered values",
     },
+    RepeatStep: {},
     PrepareStep: {
         "prepare": "as the hash of the file",
         "like": "as the sources of that step's messages",
@@ -308,6 +310,12 @@ LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
     EmbedStep: {**_OUT_CALLING, **_OUT_MAPPED},
     RetrieveStep: {**_OUT_CALLING, **_OUT_MAPPED},
     PythonStep: {**_OUT_STEP, **_OUT_MAPPED},
+    RepeatStep: {
+        **_OUT_STEP,
+        **_OUT_MAPPED,
+        "repeat": "each turn asks for itself",
+        "steps": "each step inside has keys of its own",
+    },
     PrepareStep: _OUT_KEPT,
     FinetuneStep: _OUT_STEP,
     EvaluateStep: _OUT_CALLING,

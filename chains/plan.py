@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from chains.graph import Graph, graph_of_file, models_of
+from chains.inside import every_step
 from chains.prompts import prompt_parts
 from chains.spec import (
     Budget,
@@ -26,6 +27,7 @@ from chains.spec import (
     PrepareStep,
     PromptStep,
     PythonStep,
+    RepeatStep,
     RetrieveStep,
     Step,
     kind_of,
@@ -162,6 +164,9 @@ def _calls(step: Step, times: int) -> int | None:
             return None
         case EmbedStep() | RetrieveStep():
             return times
+        case RepeatStep():
+            inside = [most_calls(inner, times * step.repeat.max) for inner in step.steps.values()]
+            return None if None in inside else sum(calls or 0 for calls in inside)
         case _:
             return 0
 
@@ -183,7 +188,7 @@ def _sources(step_id: str, step: Step, chain_file: ChainFile) -> list[str] | Non
     match step:
         case PromptStep():
             return [source for _, source in prompt_parts(chain_file, step_id)]
-        case EmbedStep(into=str()) | FinetuneStep():
+        case EmbedStep(into=str()) | FinetuneStep() | RepeatStep():
             return None
         case EmbedStep():
             return [step.embed] if isinstance(step.embed, str) else step.embed
@@ -231,6 +236,8 @@ def _reuse(step: Step, model: Model | None) -> str:
         case EvaluateStep():
             asks = bool(step.judges or step.rubric_checks)
             return _prompt_reuse(model) if asks else "computed anew: it costs nothing"
+        case RepeatStep():
+            return "see its steps: each asks for itself"
         case PythonStep():
             return "called anew: what a function reads is not known"
 
@@ -287,7 +294,12 @@ def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[ra
         notes.append(
             f"{_listed(mapped)}: once for each item of `map`; how many items there are, only a run can tell"
         )
-    if any(isinstance(step, PromptStep) and step.reask for step in chain.steps.values()):
+    notes += [
+        _repeating(name, around)
+        for name in graph.order
+        if isinstance(around := chain.steps[name], RepeatStep)
+    ]
+    if any(isinstance(found.step, PromptStep) and found.step.reask for found in every_step(chain)):
         notes.append("calls are upper bounds: a model is asked again only when its answer does not fit")
     for name in graph.order:
         if isinstance(asking := chain.steps[name], PromptStep) and asking.samples > 1:
@@ -297,6 +309,11 @@ def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[ra
     if any(step.tokens_in_estimate for step in steps):
         notes.append("tokens are estimated from templates and inputs, without what earlier steps answer")
     return notes
+
+
+def _repeating(name: str, step: RepeatStep) -> str:
+    inside = _listed(list(step.steps))
+    return f"{name} runs {inside} in turns, {step.repeat.max} at most, until {step.repeat.until}"
 
 
 def _voting(step: PromptStep) -> str:

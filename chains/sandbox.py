@@ -90,6 +90,11 @@ LOOP_NAMES = frozenset(
     {"index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"}
 )
 
+REPEAT_NAMES = frozenset({"turn", "previous"})
+"""What `loop` has inside a repeat, where no `for` of the template has one of its own."""
+TURNS = "turns"
+"""The key under which what a repeat gives has its turns; `draft[0]` reads the first of them."""
+
 _ARITHMETIC = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 _MAX_BITS = 1024
 
@@ -132,6 +137,9 @@ class Environment(ImmutableSandboxedEnvironment):
         if isinstance(obj, dict) and isinstance(argument, str | int | float | bool | None):
             if argument in obj:
                 return obj[argument]
+            turns = obj.get(TURNS)
+            if isinstance(turns, list) and type(argument) is int:  # no JSON object has a number for a key
+                return self.getitem(turns, argument)
         elif isinstance(obj, list | tuple | str):
             if (
                 isinstance(argument, int)

@@ -15,6 +15,7 @@ from chains.spec import (
     FinetuneStep,
     PrepareStep,
     PromptStep,
+    RepeatStep,
     RetrieveStep,
     StepBase,
 )
@@ -25,6 +26,10 @@ FINETUNE_OUTPUTS = (
     "parameters_total", "parameters_trained", "stop_reason", "best_step", "gap", "gap_opened_at_step",
     "general_before", "general_after", "forgetting", "warnings", "history", "curve", "files",
 )  # fmt: skip
+
+TURN_OUTPUTS = ("turns", "turn", "reached")
+"""What a repeat gives beside the steps of the turn that it took: all turns, the number of that one, and
+whether `until` held."""
 
 OTHER_WORDS = {
     "answer": "text", "response": "text", "content": "text", "json": "output", "parsed": "output",
@@ -44,6 +49,8 @@ def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, .
             return None if fields is None else tuple(dict.fromkeys((*own, *fields)))
         case RetrieveStep():
             return ("hits", "scores")
+        case RepeatStep():
+            return (*step.steps, *TURN_OUTPUTS)
         case EmbedStep(into=None):
             return ("vector", "dimension")
         case EmbedStep():

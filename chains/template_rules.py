@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.parser import Parser
 
-from chains.sandbox import FILTER_NAMES, LOOP_NAMES, TEST_NAMES, Environment, environment
+from chains.sandbox import FILTER_NAMES, LOOP_NAMES, REPEAT_NAMES, TEST_NAMES, Environment, environment
 from chains.suggest import did_you_mean, shown
 
 MAX_DEPTH = 60
@@ -185,8 +185,8 @@ def _refused(node: nodes.Node) -> TemplateProblem | None:
             return _problem(node, f"{name!r} is private: names that start with '_' cannot be read")
         case nodes.For(recursive=True):
             return _problem(node, "recursive loops are not part of templates")
-        case nodes.Getattr(node=nodes.Name(name="loop"), attr=name) if name not in LOOP_NAMES:
-            return _problem(node, f"'loop' has no {name!r}", did_you_mean(name, LOOP_NAMES))
+        case nodes.Getattr(node=nodes.Name(name="loop"), attr=name) if name not in LOOP_NAMES | REPEAT_NAMES:
+            return _problem(node, f"'loop' has no {name!r}", did_you_mean(name, LOOP_NAMES | REPEAT_NAMES))
         case nodes.Filter() | nodes.Test():
             return _unknown_function(node)
         case _:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from chains.errors import Problem
-from chains.graph import models_of, nested_templates, templates_of
+from chains.graph import collections_of, models_of, nested_templates, templates_of
+from chains.inside import every_step
 from chains.references import Reference, references
 from chains.source.marks import YamlPath
-from chains.spec import Chain, EmbedStep, Model, PromptStep, RetrieveStep
+from chains.spec import Chain, EmbedStep, Model, PromptStep
 from chains.templates import has_expression
 
 if TYPE_CHECKING:
@@ -54,10 +55,11 @@ def warnings(chain_file: ChainFile) -> list[Problem]:
         Problem(chain_file.where(*path), f"{str(path[0])[:-1]} {path[1]!r} is used by no step")
         for path in unused
     ]
-    for step_id, step in chain.steps.items():
+    for found in every_step(chain):
+        step, step_id = found.step, found.name
         if isinstance(step, PromptStep) and step.samples > 1 and _answers_the_same(step, chain):
             words = f"the samples of step {step_id!r} are all the same: its model has `temperature: 0`"
-            problems.append(Problem(chain_file.where("steps", step_id, "samples"), words))
+            problems.append(Problem(chain_file.where(*found.path, "samples"), words))
     return sorted(problems, key=lambda problem: problem.location)
 
 
@@ -67,13 +69,7 @@ def in_use(chain: Chain) -> tuple[set[str], set[str]]:
     collections = {
         name
         for step in chain.steps.values()
-        for name in [
-            step.into
-            if isinstance(step, EmbedStep)
-            else step.retrieve
-            if isinstance(step, RetrieveStep)
-            else None
-        ]
+        for name in [*collections_of(step), step.into if isinstance(step, EmbedStep) else None]
         if name is not None
     }
     return models, collections

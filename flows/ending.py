@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from chains.errors import StoreConflict
+from chains.inside import all_inside
 from chains.store import RunRow
 from chains.store.rows import RunStatus, StepStatus
 from flows.costs import cost_of_run
@@ -80,7 +81,8 @@ def close_run(run: PreparedRun, status: RunStatus) -> dict[str, Any]:
     result: dict[str, Any] = {}
 
     def row(found: Mapping[str, dict[str, int]]) -> RunRow:
-        counts = {step_id: found[step_id] for step_id in run.graph.order if step_id in found}
+        names = [name for step in run.graph.order for name in (step, *all_inside(run.chain_file, step))]
+        counts = {name: found[name] for name in names if name in found}
         result.update(
             run_id=run.run_id,
             status=status,

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from chains.inside import all_inside
 from chains.spec import kind_of
 from flows.ending import close_run, run_status, step_status, taken_over
 from flows.garbage import rare_collections
 from flows.parts.grouping import Group
 from flows.parts.part import Part, PartEnd
 from flows.prepared import PreparedRun, note_anew, note_anew_elsewhere
-from flows.step_rows import step_row
+from flows.step_rows import rows_inside, step_row
 from flows.stopping import GRACE_SECONDS, Stop, listen
 from flows.units import Starter, Track, Unit
 from tasks.context import Progress, StepContext
@@ -204,6 +205,11 @@ async def _run_step(execution: _Execution, step_id: str) -> None:
     counts = {**total.statuses, "reused": total.reused, "resumed": total.resumed}
     row = partial(step_row, run.run_id, run.chain, step_id)
     run.store.hand_over(row(status, started=started, finished=run.clock.now(), counts=counts))
+    if all_inside(run.chain_file, step_id):
+        found = await asyncio.to_thread(run.store.counts, run.run_id)
+        inner = partial(rows_inside, run.run_id, run.chain_file, step_id, found)
+        for inside in inner(started=started, finished=run.clock.now()):
+            run.store.hand_over(inside)
     execution.ended[step_id] = total.statuses
     await execution.starter.step_ended(run, step_id, status)
 

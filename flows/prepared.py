@@ -24,7 +24,7 @@ from flows.out_file import check_out
 from flows.overriding import granted, override_budget, override_models
 from flows.request import Replay, Resume, RunRequest, request_of
 from flows.resuming import compared, earlier_run, stale_since
-from flows.step_rows import step_row
+from flows.step_rows import rows_inside, step_row
 from tasks.row_source import RowSource
 
 if TYPE_CHECKING:
@@ -249,6 +249,7 @@ def _open_run(prepared: PreparedRun, earlier: RunRow | None, fork: Fork | None) 
     """Write the run with its steps. It is leased when it is there, so that no crash leaves one unfound."""
     run, chain_file, store = prepared.row, prepared.chain_file, prepared.store
     steps = [step_row(run.id, chain_file.chain, step_id) for step_id in prepared.graph.order]
+    steps += [row for name in prepared.graph.order for row in rows_inside(run.id, chain_file, name)]
     if earlier is not None:
         for content in chain_file.files.values():
             store.put_blob(content)

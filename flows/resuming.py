@@ -112,9 +112,10 @@ def compared(earlier: RunRow, hashes: Mapping[str, str]) -> Changes:
 def _refuse_incomplete(store: Store, earlier: RunRow) -> None:
     """Refuse a retry where nothing failed, and where rows have not ended: only a resume finishes those."""
     # `score-polite` are the verdicts of a judge of the step `score`, which asks about the rows that it can
+    # and `draft.write` is a step inside `draft`, whose own records tell of its rows.
     every = store.counts(earlier.id)
-    counts = {name: numbers for name, numbers in every.items() if "-" not in name}
-    steps = {step.id: step for step in store.steps(earlier.id, payloads=False) if "-" not in step.id}
+    counts = {name: numbers for name, numbers in every.items() if name.isidentifier()}
+    steps = {step.id: step for step in store.steps(earlier.id, payloads=False) if step.id.isidentifier()}
     left = sum(
         max((1 if step.once else earlier.rows) - sum(counts.get(name, {}).get(word, 0) for word in _ENDED), 0)
         for name, step in steps.items()

@@ -34,9 +34,15 @@ class Place:
 
 
 class Inside(Protocol):
-    """Runs what lies inside a row's record: one item of a map."""
+    """Runs what lies inside a row's record: an item of a map, a step of a turn."""
 
-    def __call__(self, ctx: StepContext, place: Place, scope: Mapping[str, Any]) -> Awaitable[RecordRow]:
+    def __call__(
+        self,
+        ctx: StepContext,
+        place: Place,
+        scope: Mapping[str, Any],
+        verdict: tuple[Literal["run", "skipped", "blocked"], str] = ("run", ""),
+    ) -> Awaitable[RecordRow]:
         """Leave a record at a place, or find the one that stands there, and return it with its output."""
 
 
@@ -93,6 +99,11 @@ class StepContext:
     """Whether answers are told while they come."""
     memo: dict[str, Any] = field(default_factory=dict)
     """What a kind works out once for all rows of the step."""
+
+    @property
+    def id_in_chain(self) -> str:
+        """The step's name among the steps of `chain_file`; `step_id` is the whole name."""
+        return self.step_id.rpartition(".")[2]
 
     @property
     def retry(self) -> Retry:

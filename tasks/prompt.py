@@ -109,7 +109,7 @@ async def _prepare(ctx: StepContext) -> _Prepared:
     step = ctx.step
     assert isinstance(step, PromptStep)
     name = model_name(ctx, step)
-    parts = prompt_parts(ctx.chain_file, ctx.step_id)
+    parts = prompt_parts(ctx.chain_file, ctx.id_in_chain)
     return _Prepared(
         model=name,
         provider=ctx.providers.get(name),

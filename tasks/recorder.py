@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from chains.errors import BudgetExceeded, Cancelled, HeadraceError
+from chains.inside import all_inside
 from chains.keys import canonical
-from chains.spec import MappedStep, PromptStep, kind_of
+from chains.spec import MappedStep, PromptStep, RepeatStep, kind_of
 from chains.store import RecordRow
-from chains.store.rows import RecordStatus
 from chains.templates import evaluate
 from tasks.context import (
     OnceJob,
@@ -30,7 +31,7 @@ from tasks.context import (
 )
 from tasks.counts import ShardCounts, Stopping
 from tasks.recording import Ending, attempts_before, closed, ending_of, is_final, opened, put_closed
-from tasks.scopes import RowScope
+from tasks.scopes import RowScope, Verdict
 
 ROWS_AT_ONCE = 128
 """Rows of a shard, or items of a step, that are at work together where no model says how many it takes."""
@@ -70,16 +71,23 @@ class Recorder:
         if self.counts.statuses["failed"]:
             self._stopping.on_failure()
 
-    async def inside(self, ctx: StepContext, place: Place, scope: Mapping[str, Any]) -> RecordRow:
+    async def inside(
+        self,
+        ctx: StepContext,
+        place: Place,
+        scope: Mapping[str, Any],
+        verdict: tuple[Verdict, str] = ("run", ""),
+    ) -> RecordRow:
         """Leave a record inside a row's, or find the one that stands, and return it with its output."""
         earlier = self._within.get((ctx.step_id, place))
         if earlier is not None and is_final(ctx, earlier):
             ctx.report(Progress(ctx.step_id, "item", row=place.row, status=earlier.status, reused=True))
             return ctx.store.records_by_id([earlier.id])[0]
-        async with _limit(ctx):
+        # What only holds others waits for no place: those would wait for it.
+        async with nullcontext() if holds_records(ctx, place) else _limit(ctx):
             if self._stopping.asked():
                 raise Cancelled("the run is being stopped.")
-            record, error = await self._leave(ctx, place, scope, earlier)
+            record, error = await self._leave(ctx, place, scope, earlier, verdict=verdict)
         ctx.report(_told(ctx, "item", record, error))
         return record
 
@@ -90,7 +98,7 @@ class Recorder:
         scope: Mapping[str, Any],
         earlier: RecordRow | None,
         *,
-        verdict: tuple[RecordStatus | Literal["run"], str] = ("run", ""),
+        verdict: tuple[Verdict, str] = ("run", ""),
         views: Callable[[], Sequence[RowView]] | None = None,
     ) -> tuple[RecordRow, Exception | None]:
         opening = opened(ctx, place, earlier)
@@ -119,6 +127,15 @@ class Recorder:
 
 def has_records_inside(ctx: StepContext) -> bool:
     """Whether the step leaves records inside those of its rows."""
+    return isinstance(ctx.step, RepeatStep) or _is_mapped(ctx)
+
+
+def holds_records(ctx: StepContext, place: Place) -> bool:
+    """Whether the record at a place only holds what lies inside it."""
+    return isinstance(ctx.step, RepeatStep) or (_is_mapped(ctx) and place.item < 0)
+
+
+def _is_mapped(ctx: StepContext) -> bool:
     return isinstance(ctx.step, MappedStep) and ctx.step.map is not None
 
 
@@ -126,8 +143,8 @@ def _verdict(
     ctx: StepContext,
     place: Place,
     scope: Mapping[str, Any],
-    upstream: tuple[RecordStatus | Literal["run"], str],
-) -> tuple[RecordStatus | Literal["run"], str]:
+    upstream: tuple[Verdict, str],
+) -> tuple[Verdict, str]:
     """Decide whether the step runs; `when` is asked only where upstream allows it, and for no item again."""
     when = ctx.step.when
     if upstream[0] == "run" and when is not None and place.item < 0 and not evaluate(when, scope):
@@ -139,7 +156,7 @@ async def _call_kind(
     ctx: StepContext, job: RowJob, place: Place, views: Callable[[], Sequence[RowView]] | None
 ) -> RowResult:
     """Call the function of the step's kind; one that has no `run_once` takes a once step as a single row."""
-    is_list = has_records_inside(ctx) and place.item < 0
+    is_list = _is_mapped(ctx) and place.item < 0
     module = importlib.import_module("tasks.mapped" if is_list else f"tasks.{kind_of(ctx.step)}")
     run: Callable[..., Awaitable[RowResult]]
     if views is not None and hasattr(module, "run_once"):
@@ -199,7 +216,8 @@ def records_before(ctx: StepContext, rows: range) -> dict[int, RecordRow]:
 
 def records_within(ctx: StepContext, rows: range) -> list[RecordRow]:
     """Return what is there already inside the records of rows."""
-    return ctx.store.records(ctx.run_id, ctx.step_id, rows=rows, payloads=False, within=True)
+    steps = (ctx.step_id, *all_inside(ctx.chain_file, ctx.step_id))
+    return ctx.store.records(ctx.run_id, steps, rows=rows, payloads=False, within=True)
 
 
 def _told(

@@ -55,7 +55,8 @@ async def run_shard(ctx: StepContext, scopes: Scopes, rows: range, stopping: Sto
 
 async def run_once(ctx: StepContext, scopes: Scopes, stopping: Stopping) -> ShardCounts:
     """Run a once step over all rows."""
-    recorder = Recorder(stopping)
+    nests = has_records_inside(ctx)
+    recorder = Recorder(stopping, within=records_within(ctx, range(ONCE, 0)) if nests else ())
     earlier = ctx.store.record(ctx.run_id, ctx.step_id, ONCE)
     final = earlier is not None and is_final(ctx, earlier)
     newest = scopes.newest_upstream(ctx.step_id)

@@ -27,13 +27,16 @@ Ending: TypeAlias = tuple[str, bytes | None]
 """The status of a record and its output."""
 
 
+Verdict: TypeAlias = Literal["run", "skipped", "blocked"]
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """How one upstream step ended for one row."""
 
     step: str
     status: str
-    output: dict[str, Any] | None
+    output: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class RowScope:
 
     row: int
     scope: dict[str, Any]
-    verdict: Literal["run", "skipped", "blocked"] = "run"
+    verdict: Verdict = "run"
     reason: str = ""
     statuses: dict[str, str] = field(default_factory=dict)
 
@@ -113,19 +116,11 @@ class Scopes:
         *,
         run_on_skip: bool,
     ) -> RowScope:
-        reads, guarded = self._graph.reads[step_id], self._graph.guarded[step_id]
         scope: dict[str, Any] = {"inputs": dict(inputs)}
         statuses = {upstream.step: upstream.status for upstream in ended}
         scope |= {upstream.step: upstream.output for upstream in ended if upstream.output is not None}
-        for upstream in ended:
-            if upstream.status == "skipped":
-                if upstream.step in reads - guarded and not run_on_skip:
-                    reason = f"step {upstream.step!r} was skipped"
-                    return RowScope(row, scope, "skipped", reason, statuses)
-            elif upstream.status != "ok":
-                reason = f"step {upstream.step!r} {_ENDINGS.get(upstream.status, 'did not end')}"
-                return RowScope(row, scope, "blocked", reason, statuses)
-        return RowScope(row, scope, statuses=statuses)
+        verdict, reason = verdict_of(self._graph, step_id, ended, run_on_skip=run_on_skip)
+        return RowScope(row, scope, verdict, reason, statuses)
 
     def _once_upstream(self, step_id: str) -> list[Upstream]:
         found = []
@@ -138,6 +133,20 @@ class Scopes:
 
     def _outputs(self, step_id: str, rows: range) -> dict[int, Ending]:
         return self._store.outputs(self._run_id, step_id, rows)
+
+
+def verdict_of(
+    graph: Graph, step_id: str, ended: Sequence[Upstream], *, run_on_skip: bool
+) -> tuple[Verdict, str]:
+    """Say whether a step runs after its upstream steps have ended, and why not."""
+    reads, guarded = graph.reads[step_id], graph.guarded[step_id]
+    for upstream in ended:
+        if upstream.status == "skipped":
+            if upstream.step in reads - guarded and not run_on_skip:
+                return "skipped", f"step {upstream.step!r} was skipped"
+        elif upstream.status != "ok":
+            return "blocked", f"step {upstream.step!r} {_ENDINGS.get(upstream.status, 'did not end')}"
+    return "run", ""
 
 
 class Views(Sequence[RowView]):

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from chains.source.findings import Findings
-from chains.source.marks import YamlPath
+from chains.source.marks import YamlPath, step_at
 from chains.source.scalars import ScalarRefused, plain_value
 from chains.suggest import did_you_mean, shown
 
@@ -69,8 +69,8 @@ class Explainer:
     @property
     def _owner(self) -> str:
         match self.path:
-            case ("steps", step_id, *_):
-                return f"step {step_id!r}: "
+            case ("steps", _, *_):
+                return f"step {step_at(self.path)!r}: "
             case (section, name, *_):
                 return f"{str(section).removesuffix('s')} {name!r}: "
             case _:

@@ -18,7 +18,7 @@ from chains.source.document import MAX_BYTES, read_document, text_problem
 from chains.source.files import FileRefused, is_prompt_file, locate, named_files
 from chains.source.findings import Findings
 from chains.source.imports import imported_files
-from chains.source.marks import YamlPath
+from chains.source.marks import YamlPath, step_at
 from chains.spec import Chain
 from chains.suggest import did_you_mean, shown
 
@@ -129,10 +129,12 @@ def _read_file(
         with locate(folder, name, read_outside=read_outside).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileRefused as refusal:
-        findings.at_value(path, f"step {path[1]!r}: {refusal.message}", refusal.hint)
+        findings.at_value(path, f"step {step_at(path)!r}: {refusal.message}", refusal.hint)
         return None
     except OSError as error:
-        findings.at_value(path, f"step {path[1]!r}: the file {shown(name)} cannot be read: {error.strerror}")
+        findings.at_value(
+            path, f"step {step_at(path)!r}: the file {shown(name)} cannot be read: {error.strerror}"
+        )
         return None
     display = name if str(folder) in ("", ".") else f"{folder}/{name}"
     problem = text_problem(content, display)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from chains.loading.explaining import Explainer, kind_of_value
 from chains.source.findings import Findings
-from chains.source.marks import YamlPath
+from chains.source.marks import YamlPath, step_at
 from chains.spec import (
     KINDS,
     NAME_PATTERN,
@@ -24,6 +24,8 @@ from chains.spec import (
     Defaults,
     Input,
     Model,
+    PythonStep,
+    RepeatStep,
     Schedule,
     StepBase,
 )
@@ -111,7 +113,7 @@ def _part(model: type[BaseModel], raw: Any, path: YamlPath, findings: Findings) 
 
 
 def _step(raw: Any, path: YamlPath, findings: Findings) -> StepBase | None:
-    step_id = path[-1]
+    step_id = step_at(path)
     kinds = f"Write one of these as its key: {', '.join(KINDS)}."
     if not isinstance(raw, dict):
         findings.at_value(path, f"step {step_id!r} must be a mapping, not {kind_of_value(raw)}", kinds)
@@ -119,6 +121,8 @@ def _step(raw: Any, path: YamlPath, findings: Findings) -> StepBase | None:
     found = [key for key in raw if key in KINDS]
     if len(found) == 1:
         model: type[BaseModel] = KINDS[found[0]]
+        if model is RepeatStep and isinstance(raw.get("steps"), dict) and raw["steps"]:
+            return _repeat(raw, path, findings)
         part = _part(model, raw, path, findings)
         return part if isinstance(part, StepBase) else None
     if len(found) > 1:
@@ -140,6 +144,22 @@ def _step(raw: Any, path: YamlPath, findings: Findings) -> StepBase | None:
             )
     findings.at_key(path, f"step {step_id!r} has no kind", kinds)
     return None
+
+
+def _repeat(raw: dict[str, Any], path: YamlPath, findings: Findings) -> StepBase | None:
+    """Validate the steps inside one by one, like those of the chain, and then what is around them."""
+    inside = {
+        name: step
+        for name, item in raw["steps"].items()
+        if (step := _step(item, (*path, "steps", name), findings)) is not None
+    }
+    complete = len(inside) == len(raw["steps"])
+    part = _part(RepeatStep, {**raw, "steps": inside or {"nothing": _NOTHING}}, path, findings)
+    return part if complete and isinstance(part, RepeatStep) else None
+
+
+_NOTHING = PythonStep(python="nothing.py:nothing")
+"""Stands for steps of which none is right, each of which has its own problem."""
 
 
 def _keys_hint(model: type[BaseModel]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from chains.inside import every_step
 from chains.source.marks import YamlPath
 from chains.spec import Chain, EvaluateStep, PromptStep, PythonStep
 from chains.suggest import did_you_mean, shown
@@ -56,8 +57,8 @@ def is_allowed_module(module: str, allowed: Iterable[str]) -> bool:
 
 def named_files(chain: Chain) -> Iterator[NamedFile]:
     """Yield the prompt, schema and Python files that a chain names, in file order."""
-    for step_id, step in chain.steps.items():
-        at: YamlPath = ("steps", step_id)
+    for found in every_step(chain):
+        at, step = found.path, found.step
         if isinstance(step, PromptStep):
             for path, _, text in prompt_texts(step, at):
                 if is_prompt_file(text):

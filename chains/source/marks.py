@@ -86,3 +86,13 @@ class Marks:
             else:
                 at += 1
         return min(at, len(text)) + 1
+
+
+def step_at(path: YamlPath) -> str:
+    """Return the whole name of the step that a place lies in, as `draft.write`."""
+    names = [str(path[1])]
+    rest = path[2:]
+    while len(rest) >= 2 and rest[0] == "steps":
+        names.append(str(rest[1]))
+        rest = rest[2:]
+    return ".".join(names)

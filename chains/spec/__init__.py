@@ -34,6 +34,7 @@ from chains.spec.models import (
     Price,
     Retry,
 )
+from chains.spec.nesting import Repeat, RepeatStep
 from chains.spec.parts import (
     NAME_PATTERN,
     RESERVED,
@@ -103,6 +104,8 @@ __all__ = [
     "Price",
     "PromptStep",
     "PythonStep",
+    "Repeat",
+    "RepeatStep",
     "RetrieveStep",
     "Retry",
     "Schedule",

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from chains.spec import nesting
 from chains.spec.evaluating import EvaluateStep
 from chains.spec.finetuning import FinetuneStep
+from chains.spec.nesting import RepeatStep
 from chains.spec.preparing import PrepareStep
 from chains.spec.steps import EmbedStep, PromptStep, PythonStep, RetrieveStep, StepBase
 
 Step: TypeAlias = (
-    PromptStep | RetrieveStep | EmbedStep | PythonStep | PrepareStep | FinetuneStep | EvaluateStep
+    PromptStep
+    | RetrieveStep
+    | EmbedStep
+    | PythonStep
+    | RepeatStep
+    | PrepareStep
+    | FinetuneStep
+    | EvaluateStep
 )
 
 KINDS: dict[str, type[StepBase]] = {
@@ -21,10 +30,16 @@ KINDS: dict[str, type[StepBase]] = {
     "retrieve": RetrieveStep,
     "prompt": PromptStep,
     "python": PythonStep,
+    "repeat": RepeatStep,
     "prepare": PrepareStep,
     "finetune": FinetuneStep,
     "evaluate": EvaluateStep,
 }
+
+
+# A repeat holds steps of any kind, and its module comes before the kinds.
+vars(nesting)["Step"] = Step
+RepeatStep.model_rebuild()
 
 
 def kind_of(step: StepBase) -> str:

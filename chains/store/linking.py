@@ -22,8 +22,10 @@ from chains.store.shapes import RECORDS
 
 _PER_STATEMENT: Final = 500
 _ENDED: Final = ("ok", "skipped", "failed", "blocked")
-_OF_STEPS_OWN: Final = "-"
-"""`score-polite` are the records of a judge of the step `score`, and go where its own go."""
+_JUDGES: Final = "-"
+_OF_STEPS_OWN: Final = (_JUDGES, ".")
+"""`score-polite` are the records of a judge of the step `score`, and `draft.write` those of a step inside
+`draft`: they go where its own go."""
 
 _origin = schema.records.alias("origin")
 WITH_LINKED: Final[FromClause] = schema.records.outerjoin(
@@ -97,14 +99,17 @@ def _linked(
 def _add_steps(connection: Connection, source: str, fork: str, step: str) -> None:
     """Add the rows of what belongs to a step and is not in the chain itself, such as its judges."""
     table = schema.steps
-    query = select(table).where(table.c.run_id == source, table.c.id.startswith(step + "-", autoescape=True))
+    query = select(table).where(
+        table.c.run_id == source, table.c.id.startswith(step + _JUDGES, autoescape=True)
+    )
     rows = [dict(row._mapping) | {"run_id": fork} for row in connection.execute(query)]
     if rows:
         connection.execute(insert(table), rows)
 
 
 def _of_step(column: Column[Any], step: str) -> Any:
-    return or_(column == step, column.startswith(step + _OF_STEPS_OWN, autoescape=True))
+    own = (column.startswith(step + sign, autoescape=True) for sign in _OF_STEPS_OWN)
+    return or_(column == step, *own)
 
 
 def hand_down(connection: Connection, heirs: Mapping[str, str]) -> None:

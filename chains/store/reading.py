@@ -78,7 +78,7 @@ class Reads:
     def records(
         self,
         run_id: str,
-        step: str | None = None,
+        step: str | Sequence[str] | None = None,
         *,
         rows: range | Sequence[int] | None = None,
         statuses: Sequence[str] | None = None,
@@ -93,8 +93,10 @@ class Reads:
         query = self._select(RECORDS, payloads).where(table.run_id == run_id)
         if not within:
             query = query.where(schema.of_whole_rows())
-        if step is not None:
+        if isinstance(step, str):
             query = query.where(table.step == step)
+        elif step is not None:
+            query = query.where(table.step.in_(list(step)))
         if isinstance(rows, range):
             query = query.where(table.row >= rows.start, table.row < rows.stop)
         elif rows is not None:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     case,
     func,
     literal,
+    or_,
     select,
     update,
 )
@@ -59,9 +60,11 @@ def close_open(connection: Connection, run_id: str, now: float) -> int:
 
 
 def close_part(connection: Connection, run_id: str, steps: Sequence[str], rows: range, *, now: float) -> int:
-    """Do the same for some steps over a range of rows."""
+    """Do the same for some steps, and those inside them, over a range of rows."""
     values, records = {"of": run_id, "now": now}, schema.records.c
-    part = and_(records.step.in_(list(steps)), records.row >= rows.start, records.row < rows.stop)
+    inside = (records.step.startswith(f"{step}.", autoescape=True) for step in steps)
+    of_steps = or_(records.step.in_(list(steps)), *inside)
+    part = and_(of_steps, records.row >= rows.start, records.row < rows.stop)
     ids = select(records.id).where(records.run_id == run_id, part)
     lost = _closing("attempts").where(schema.attempts.c.record_id.in_(ids))
     number = connection.execute(lost, values).rowcount

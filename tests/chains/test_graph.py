@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains.errors import ChainInvalid
-from chains.graph import find_cycles, graph_of, in_order
+from chains.graph import graph_of
 from chains.loading import load_source, to_yaml
+from chains.order import find_cycles, in_order
 from chains.spec import Chain
 
 
