@@ -108,7 +108,7 @@ class _Attempt:
             self._end("ok")
         else:
             reached = not isinstance(failure, Transient) or failure.reached
-            self._end("error", type(failure).__name__, failure.message, reached=reached)
+            self._end("error", type(failure).__name__, _with_wish(failure), reached=reached)
         return value, failure
 
     async def _enter(self, backoff: float, since: float) -> None:
@@ -313,6 +313,13 @@ class _Attempt:
 
 
 _NOTHING = Usage()
+
+
+def _with_wish(failure: HeadraceError) -> str:
+    """Return what an attempt's row says of a failure: also how long the endpoint asked to be left alone."""
+    if not isinstance(failure, Transient) or failure.retry_after is None:
+        return failure.message
+    return f"{failure.message} Retry-After: {failure.retry_after:g} s."
 
 
 def _kept(reply: Reply) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, case, func, select
+from sqlalchemy import Select, case, func, not_, select
 
 from chains.store import schema
 from chains.store.linking import WITH_LINKED, payload
@@ -100,15 +100,25 @@ class Browses(Reads):
     ) -> list[Listed]:
         """Return records of a step by row, with the beginnings of what they say."""
         table = schema.records.c
+        query = self._list().where(table.run_id == run_id, table.step == step, schema.of_whole_rows())
+        query = query.where(table.status == status) if status else query
+        return self._listed(query.order_by(table.row).limit(limit).offset(offset))
+
+    def records_within(self, record: RecordRow, *, limit: int) -> list[Listed]:
+        """Return the records of the items and turns inside a row's own record, in their order."""
+        table = schema.records.c
+        same = [table[name] == getattr(record, name) for name in ("run_id", "step", "row")]
+        query = self._list().where(*same, table.sample == 0, not_(schema.of_whole_rows()))
+        return self._listed(query.order_by(table.path, table.turn, table.item).limit(limit))
+
+    def _list(self) -> Select[Any]:
         previews = [func.substr(payload(name), 1, PREVIEW) for name in ("output", "error")]
         query = select(*RECORDS.columns(payloads=False), payload("output_blob"), *previews)
-        query = query.select_from(WITH_LINKED)
-        query = query.where(table.run_id == run_id, table.step == step, schema.of_whole_rows())
-        query = query.where(table.status == status) if status else query
+        return query.select_from(WITH_LINKED)
+
+    def _listed(self, query: Select[Any]) -> list[Listed]:
         found = []
-        for *values, blob, output, error in self._values(
-            query.order_by(table.row).limit(limit).offset(offset)
-        ):
+        for *values, blob, output, error in self._values(query):
             record = decode(RECORDS, values, self.blobs, payloads=False)
             found.append(Listed(record, output, error, blob is not None))
         return found
@@ -116,8 +126,10 @@ class Browses(Reads):
     def small_outputs(self, run_id: str, step: str, *, limit: int) -> list[tuple[int, bytes]]:
         """Return the outputs of a step's first rows by row; what is long enough to be a blob stays closed."""
         table = schema.records.c
-        query = select(table.row, table.output).where(table.run_id == run_id, table.step == step)
-        query = query.where(table.row >= 0, table.output.is_not(None)).order_by(table.row).limit(limit)
+        output = payload("output")
+        query = select(table.row, output).select_from(WITH_LINKED)
+        query = query.where(table.run_id == run_id, table.step == step, schema.of_whole_rows())
+        query = query.where(table.row >= 0, output.is_not(None)).order_by(table.row).limit(limit)
         return [(int(row), bytes(output)) for row, output in self._values(query)]
 
     def neighbours(self, record: RecordRow) -> tuple[int | None, int | None]:

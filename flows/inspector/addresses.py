@@ -6,7 +6,12 @@ the inspector.
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+if TYPE_CHECKING:
+    from chains.store import RecordRow
 
 
 def run_path(run_id: str) -> str:
@@ -20,6 +25,45 @@ def step_path(run_id: str, step: str) -> str:
 
 
 def record_path(run_id: str, step: str, row: int | None) -> str:
-    """Return the address of a record's page."""
+    """Return the address of the page of a row's own record."""
     place = "once" if row is None or row < 0 else str(row)
     return f"{step_path(run_id, step)}/{place}"
+
+
+def path_of(record: RecordRow) -> str:
+    """Return the address of a record's page, wherever in its row it lies."""
+    return record_path(record.run_id, record.step, record.row) + Place.of(record).query
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record lies inside its row: an item of a map, a turn of a repeat, a sample; or nowhere, as the
+    row's own."""
+
+    path: str = ""
+    item: int = -1
+    turn: int = -1
+    sample: int = 0
+
+    @classmethod
+    def of(cls, record: RecordRow) -> Place:
+        """Return the place of a record."""
+        return cls(record.path, record.item, record.turn, record.sample)
+
+    @property
+    def query(self) -> str:
+        """What leads from the address of the row's own record to this one."""
+        kept: dict[str, str | int] = {"path": self.path} if self.path else {}
+        kept |= {"item": self.item} if self.item >= 0 else {}
+        kept |= {"turn": self.turn} if self.turn >= 0 else {}
+        kept |= {"sample": self.sample} if self.sample else {}
+        return "?" + urlencode(kept) if kept else ""
+
+    @property
+    def words(self) -> str:
+        """The place in words, such as `turn 1 · item 3`."""
+        words = [self.path] if self.path else []
+        words += [f"turn {self.turn}"] if self.turn >= 0 else []
+        words += [f"item {self.item}"] if self.item >= 0 else []
+        words += [f"sample {self.sample}"] if self.sample else []
+        return " · ".join(words)

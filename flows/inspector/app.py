@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from chains.errors import HeadraceError
+from flows.inspector.addresses import Place
 from flows.inspector.diff_view import diff_view
 from flows.inspector.guard import Guard
 from flows.inspector.looking import Looking, NotThere
@@ -173,11 +174,13 @@ def _asked_record(looking: Looking, request: Request) -> tuple[RunRow, RecordRow
     if row != "once" and not (row.isascii() and row.isdigit() and len(row) < 10):
         raise NotThere(f"{row!r:.40} is no row.")
     asked = request.query_params
-    place = tuple(
-        _number(asked.get(name), least) for name, least in (("item", -1), ("turn", -1), ("sample", 0))
+    place = Place(
+        asked.get("path", "")[:500],
+        _number(asked.get("item"), -1),
+        _number(asked.get("turn"), -1),
+        max(0, _number(asked.get("sample"), 0)),
     )
-    number = -1 if row == "once" else int(row)
-    return run, looking.record(run, request.path_params["step"], number, (place[0], place[1], place[2]))
+    return run, looking.record(run, request.path_params["step"], -1 if row == "once" else int(row), place)
 
 
 def _number(text: str | None, default: int) -> int:

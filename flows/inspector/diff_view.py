@@ -8,7 +8,7 @@ from chains.diff import diff_runs
 from chains.diff.recorded import PARTS
 from flows.cli.diff import answer_text, asked_text
 from flows.comparing import compared_metrics
-from flows.inspector.addresses import record_path
+from flows.inspector.addresses import path_of
 from flows.inspector.cause_view import cause_view, pieces_of
 from flows.inspector.runs_view import run_line
 from flows.inspector.texts import LONGEST, cut
@@ -74,10 +74,7 @@ def _divergence(looking: Looking, before: RunRow, after: RunRow, found: Divergen
         "causes": [_named(cause) if cause.kind in PARTS else cause_view(cause) for cause in found.causes],
         "asked": pieces_of(*asked),
         "answered": pieces_of(*answered),
-        "links": [
-            record_path(run.id, record.step, record.row) if record is not None else None
-            for run, record in zip((before, after), records, strict=True)
-        ],
+        "links": [path_of(record) if record is not None else None for record in records],
     }
 
 

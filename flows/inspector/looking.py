@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from chains.errors import HeadraceError, InputInvalid
+from flows.inspector.addresses import Place
 from flows.inspector.search import Search
 from flows.recorded import recorded_or_none
 
@@ -101,11 +102,12 @@ class Looking:
                 found[name] = dict(sums)
         return found
 
-    def record(self, run: RunRow, step: str, row: int, place: tuple[int, int, int]) -> RecordRow:
+    def record(self, run: RunRow, step: str, row: int, place: Place) -> RecordRow:
         """Return the record at a place of a run."""
-        item, turn, sample = place
         try:
-            found = self.store.record(run.id, step, row, item=item, turn=turn, sample=sample)
+            found = self.store.record(
+                run.id, step, row, path=place.path, item=place.item, turn=place.turn, sample=place.sample
+            )
         except InputInvalid as error:
             raise NotThere(str(error)) from error
         if found is None:

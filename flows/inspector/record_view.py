@@ -14,7 +14,9 @@ from chains.clock import elapsed, iso
 from chains.diff import why
 from chains.errors import HeadraceError
 from chains.spec import PromptStep, kind_of
-from flows.inspector.addresses import record_path
+from chains.spec.steps import MappedStep
+from chains.templates import references
+from flows.inspector.addresses import Place, path_of, record_path
 from flows.inspector.cause_view import cause_view
 from flows.inspector.copying import copies
 from flows.inspector.detail_view import detail_view
@@ -22,6 +24,7 @@ from flows.inspector.marking import marked, root_of
 from flows.inspector.runs_view import run_line
 from flows.inspector.texts import LONGEST, MOST, SHORT, as_text, cut, cut_stretches, decoded, pretty
 from flows.inspector.waterfall import attempt_bars, waterfall
+from flows.inspector.within_view import within_view
 
 if TYPE_CHECKING:
     from chains.diff import RecordedRun
@@ -49,6 +52,9 @@ def record_view(looking: Looking, run: RunRow, record: RecordRow, *, whole: bool
             "item": record.item,
             "turn": record.turn,
             "sample": record.sample,
+            "path": record.path,
+            "place": Place.of(record).words,
+            "query": Place.of(record).query,
             "status": record.status,
             "seconds": elapsed(record.started_at, record.finished_at),
             "started_at": iso(record.started_at),
@@ -64,10 +70,12 @@ def record_view(looking: Looking, run: RunRow, record: RecordRow, *, whole: bool
             name: source for name in variables if (source := _source(recorded, run, record, name)) is not None
         },
         "messages": _messages(recorded, record, variables, limit),
-        "response": _response(output, limit),
+        # What was found stands as passages, and not once more as JSON.
+        "response": _response(output, limit) if not _passages(output, 1) else None,
         "fields": _fields(output, SHORT if not whole else _ALL),
         "passages": _passages(output, SHORT if not whole else _ALL),
         "error": decoded(record.error),
+        "within": within_view(store, record),
         "samples": [] if record.sample else _samples(store.samples(record)),
         "attempts": [
             _attempt(attempt, SHORT * 2 if not whole else _ALL) for attempt in attempts[: _most(whole)]
@@ -123,6 +131,10 @@ def _variables(  # noqa: PLR0917 - a record, and where it stands
 def _source(recorded: RecordedRun | None, run: RunRow, record: RecordRow, name: str) -> str | None:
     """Return the page of the record that a variable came from; an input came from the run's own."""
     root = root_of(name)
+    step = recorded.chain_file.chain.steps.get(record.step) if recorded is not None else None
+    if isinstance(step, MappedStep) and root == step.as_ and isinstance(step.map, str):
+        # An item came from wherever its list did.
+        root = next((found.root for found in references(step.map)), root)
     if root == "inputs":
         return f"/runs/{run.id}"
     if recorded is None or root not in recorded.chain_file.chain.steps:
@@ -202,7 +214,7 @@ def _passages(output: Any, limit: int) -> list[dict[str, Any]]:
     return [
         {
             "rank": hit.get("rank"),
-            "score": hit.get("score"),
+            "score": round(score, 4) if isinstance(score := hit.get("score"), float) else score,
             "source": hit.get("source"),
             "heading": hit.get("heading"),
             "text": cut(str(hit.get("text") or ""), limit).text,
@@ -250,7 +262,7 @@ def _why(looking: Looking, recorded: RecordedRun | None, record: RecordRow) -> d
         "key": found.key,
         "changed": [cause_view(cause) for cause in (compared.changed if compared is not None else ())],
         "since": compared.run if compared is not None else None,
-        "source": record_path(source.run_id, source.step, source.row) if source is not None else None,
+        "source": path_of(source) if source is not None else None,
     }
 
 

@@ -73,9 +73,6 @@ def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page:
         "records": [
             {
                 "row": item.record.row if item.record.row >= 0 else None,
-                "item": item.record.item,
-                "turn": item.record.turn,
-                "sample": item.record.sample,
                 "status": item.record.status,
                 "reused": item.record.reused_from is not None,
                 "attempts": item.record.attempts,
@@ -129,11 +126,13 @@ def _state(fact: dict[str, Any]) -> str:
 
 def _note(fact: dict[str, Any], rows: int, *, once: bool) -> str:
     if fact["failed"]:
-        return f"{fact['failed']} failed, {fact['ok']} ok"
+        inside = f", {fact['inside']} inside" if fact["inside"] else ""
+        return f"{fact['failed']} failed, {fact['ok']} ok{inside}"
     if once:
         return str(fact["status"])
     reused = f", {fact['reused']} reused" if fact["reused"] else ""
-    return f"{fact['ok'] + fact['skipped']}/{rows}{reused}"
+    inside = f", {fact['inside']} inside" if fact["inside"] else ""
+    return f"{fact['ok'] + fact['skipped']}/{rows}{inside}{reused}"
 
 
 def _waterfall(looking: Looking, run: RunRow, steps: list[StepRow]) -> str | None:

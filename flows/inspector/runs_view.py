@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chains.clock import elapsed, iso
 from flows.cli.read import live_status
 from flows.costs import cost_of
+from flows.inspector.addresses import Place, path_of
 from flows.inspector.texts import SHORT, decoded, pretty
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def _hit(record: RecordRow, text: str) -> dict[str, Any]:
         "run": record.run_id,
         "step": record.step,
         "row": record.row if record.row >= 0 else None,
+        "place": Place.of(record).words,
+        "href": path_of(record),
         "excerpt": _around("\n".join(said), text.split()),
     }
 

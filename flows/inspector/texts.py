@@ -72,6 +72,7 @@ def _line(text: str, field: str) -> str:
         value = json.loads(text)
     except ValueError:
         _, _, rest = text.partition(f'"{field}":')
-        return (rest or text).strip().lstrip('"')[:200]
+        said = (rest or text).strip().lstrip('"')[:200]
+        return said.replace("\\n", " ").replace('\\"', '"')
     shown = value.get(field, value) if isinstance(value, dict) else value
     return (shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False))[:200]

@@ -13,6 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from flows.cli.text import duration
+from flows.inspector.addresses import Place
 
 if TYPE_CHECKING:
     from chains.store import AttemptRow, RecordRow, StepRow
@@ -119,7 +120,7 @@ def attempt_bars(
             if attempt.record_id == record.id:
                 tries += 1
                 bars += _of_attempt(attempt, tries)
-        found.append(Lane(record.step, tuple(bars)))
+        found.append(Lane(f"{record.step} {Place.of(record).words}".rstrip(), tuple(bars)))
     return found
 
 

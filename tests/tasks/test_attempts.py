@@ -232,7 +232,8 @@ async def test_retry_after_is_waited_for(desk: Any) -> None:
 
     first, second = server.ledger()
     assert 0.14 < second["at"] - first["at"] < 1
-    assert one.store.attempts("record0")[1].wait_s > 0.14
+    refused, answered = one.store.attempts("record0")
+    assert answered.wait_s > 0.14 and refused.error_message.endswith("Retry-After: 0.15 s.")
     assert "Next in 0." in one.progress[0].text
 
 

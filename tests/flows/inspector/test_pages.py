@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import quote
 
 import pytest
-from served import Served, write_run
+from served import CHAIN, Served, write_run
 
-from chains.store import Store
+from chains.store import StepRow, Store
 from flows.inspector.exporting import exported
 
 EVIL = [
@@ -256,3 +257,46 @@ def test_a_damaged_blob_is_said_and_not_shown(served: Served) -> None:
     assert served.ask("/runs/run1/steps/reply/1.json").json()["error"]
     for path in ("/runs", "/runs/run1", "/runs/run1/steps/reply", "/runs/run1/steps/reply/0"):
         assert served.ask(path).status == 200
+
+
+def test_items_of_a_row_are_listed_inside_it_and_lead_back_to_where_their_list_came_from(
+    served: Served, store: Store
+) -> None:
+    mapped = CHAIN.replace(
+        '{prompt: "Sort this: {{ inputs.ticket }}"}', '{prompt: "List {{ inputs.ticket }}"}'
+    )
+    mapped += '  each: {prompt: "Look at {{ part.name }}", map: "{{ triage.text }}", as: part}\n'
+    write_run(store, "maps", [{"ticket": "late", "intent": "x", "reply": "y"}])
+    run, own = store.run("maps"), store.record("maps", "triage", 0)
+    said = [EVIL[0], "plain", "third"]
+    messages = json.dumps([{"role": "user", "content": "Look at bolt"}]).encode()
+    store.put(
+        replace(run, source=mapped.encode()),
+        StepRow(run_id="maps", id="each", kind="prompt", status="ok", started_at=1.0, finished_at=2.0),
+        replace(own, id="each", step="each", output=json.dumps(said).encode(), attempts=0),
+        *(
+            replace(
+                own, id=f"each{item}", step="each", item=item, messages=messages,
+                inputs=json.dumps({"part.name": "bolt"}).encode(), output=json.dumps({"text": text}).encode(),
+            )
+            for item, text in enumerate(said)
+        ),
+    )  # fmt: skip
+    page = served.ask("/runs/maps/steps/each/0").text
+    assert re.findall('<a class="within" href="([^"]+)">([^<]+)<', page) == [
+        (f"/runs/maps/steps/each/0?item={item}", f"item {item}") for item in range(3)
+    ]
+    assert read(page).scripts == ["/htmx.js"]
+    item = served.ask("/runs/maps/steps/each/0?item=1")
+    assert '<a class="mark" title="part.name" href="/runs/maps/steps/triage/0">bolt</a>' in item.text
+    assert (
+        "<h1>each · row 0 · item 1</h1>" in item.text
+        and '<a href="/runs/maps/steps/each/0">row 0</a>' in item.text
+    )
+    twin = served.ask("/runs/maps/steps/each/0.json?item=2").json()
+    assert twin["response"]["text"] == "third" and twin["within"] == []
+    assert served.ask("/runs/maps/steps/each/0?item=7").status == 404
+    assert ">1/1, 3 inside</text>" in served.ask("/runs/maps").text
+    served.looking.search.refresh(60)
+    found = served.ask("/runs.json?text=third").json()["records"]
+    assert "/runs/maps/steps/each/0?item=2" in [record["href"] for record in found]
