@@ -4,18 +4,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from served import TOKEN, Served, write_run
+from servers.browser import Browser, find
 from test_pages import EVIL
 
-sys.path.append(str(Path(__file__).parents[2] / "servers"))
-
-from browser import Browser, find
+from chains.settings import Settings
+from chains.store import Store
+from flows.inspector.exporting import exported
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.skipif(find() is None, reason="no chromium")]
 
@@ -95,13 +95,16 @@ def test_a_run_under_way_is_renewed_in_place_until_it_ends(served: Served, brows
 
 
 def test_nothing_that_was_said_runs_and_nothing_is_fetched_from_elsewhere(
-    served: Served, browser: Browser
+    store: Store, browser: Browser, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    served = Served(store, settings=Settings())
+    request.addfinalizer(served.close)
     rows = [{"ticket": text, "intent": text, "reply": text, "error": text} for text in EVIL]
     write_run(served.store, "evil", rows)
     write_run(served.store, "other", [row | {"reply": "tame"} for row in rows])
     browser.open(f"{served.address}/?token={TOKEN}")
     pages = ["/runs?text=pwned", "/runs/evil", "/runs/evil/steps/reply", "/diff?before=evil&after=other"]
+    pages += [f"/runs/evil/steps/reply/{row}/replay" for row in range(len(EVIL))]
     for path in [*pages, *(f"/runs/evil/steps/reply/{row}?whole=1" for row in range(len(EVIL)))]:
         browser.open(served.address + path)
         assert browser.value("window.pwned === undefined"), path
@@ -113,6 +116,14 @@ def test_nothing_that_was_said_runs_and_nothing_is_fetched_from_elsewhere(
             browser.value("[...document.scripts].map(script => script.getAttribute('src')).join()")
             == "/htmx.js"
         ), path
+    for row, text in enumerate(EVIL[:4]):
+        browser.open(f"{served.address}/runs/evil/steps/reply/{row}")
+        assert text in browser.value("document.querySelector('pre.response').textContent")
+    one_file = tmp_path / "evil.html"
+    one_file.write_text(exported(store, store.run("evil")))
+    browser.open(one_file.as_uri())
+    assert browser.value("window.pwned === undefined && document.scripts.length == 0")
+    assert browser.value("performance.getEntriesByType('resource').length") == 0
     assert browser.said == []
 
 

@@ -192,8 +192,10 @@ def test_a_run_that_changes_is_searched_anew_and_a_removed_one_is_not_shown(serv
     write_run(served.store, "run1", [row])
     write_run(served.store, "run2", [row | {"ticket": "second words"}])
     search = served.looking.search
+    search.refresh(60)
     assert search.find("words").runs == ["run1", "run2"] or search.find("words").runs == ["run2", "run1"]
     served.store.prune(runs=["run1"])
+    search.refresh(60)
     found = served.ask("/runs.json?text=words").json()
     assert [run["id"] for run in found["runs"]] == ["run2"]
     assert {record["run"] for record in found["records"]} == {"run2"}

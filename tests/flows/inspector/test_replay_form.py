@@ -296,11 +296,22 @@ def test_the_pages_of_steps_and_records_lead_to_the_form(served, source) -> None
 @pytest.mark.browser
 @pytest.mark.skipif(find() is None, reason="no chromium")
 @pytest.mark.parametrize("scripts", [True, False])
-def test_a_prompt_is_edited_previewed_replayed_and_compared_in_a_browser(
+def test_a_run_is_found_and_its_prompt_edited_previewed_replayed_and_compared_in_a_browser(
     served, store, source, endpoint, browser, scripts
 ) -> None:
     browser.open(f"{served.address}/?token={TOKEN}")
     browser.scripts(scripts)
+    served.looking.search.refresh(60)
+    browser.open(f"{served.address}/runs")
+    browser.value("document.querySelector('input[name=text]').value = 'refund 2'")
+    if scripts:
+        browser.value("document.querySelector('form button').click()")
+    else:
+        browser.click("form button")
+    browser.until("document.querySelector('a.found[href$=\"/steps/reply/1\"]') !== null")
+    browser.click(f"a.found[href='/runs/{source}/steps/reply/1']")
+    browser.click("a.mark[title='shout.value']")
+    assert browser.value("location.pathname") == f"/runs/{source}/steps/shout/1"
     browser.open(f"{served.address}/runs/{source}/steps/reply/1")
     browser.click("a.replay")
     edited = f"Answer in one word.\nScripts: {scripts}."
