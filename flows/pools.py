@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import WorkPool
     from prefect.client.schemas.responses import DeploymentResponse
 
-QUERY_SECONDS = 1
+QUERY_SECONDS = 0.5
 """How often a worker of ours asks for work; Prefect's 10 s are most of what a short part would take."""
 
 
@@ -123,9 +123,9 @@ def entrypoint_of(flow: Flow[..., Any]) -> str:
 def process_variables() -> dict[str, Any]:
     """Return the job variables with which a process worker of this machine runs this code, and soon.
 
-    The plain engine command saves the second process that Prefect starts to look at a workspace first.
+    A command of our own saves the second process that Prefect starts to look at a workspace first.
     """
-    variables: dict[str, Any] = {"command": f"{sys.executable} -m prefect.engine"}
+    variables: dict[str, Any] = {"command": f"{sys.executable} -m flows.engine"}
     root = code_root()
     if root is not None:
         path = [str(root), *(part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)]

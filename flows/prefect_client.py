@@ -7,8 +7,10 @@ nothing of chains. Invariant: the clients are those that Prefect would make by i
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, Final
@@ -19,9 +21,8 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.settings import get_current_settings
 
-SOON_S: Final = (0.05, 0.2)
-"""After which pauses a server that is not available now is asked again, before Prefect's own 2 s and more."""
-_TRIES: Final = "headrace.tries"
+SOON_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 1.0, 1.0)
+"""After which pauses a server that is not available now is asked again, before Prefect's own of 2 to 32 s."""
 
 
 @asynccontextmanager
@@ -32,8 +33,8 @@ async def shared_clients() -> AsyncIterator[None]:
         yield
         return
     verify = _certificates(str(api.ssl_cert_file or certifi.where()))
-    async with _Awaited({"verify": verify, "event_hooks": {"response": [_ask_again_soon]}}):
-        with _Blocking({"verify": verify, "event_hooks": {"response": [ask_again_soon]}}):
+    async with _Awaited({"verify": verify, "auth": AskAgain()}):
+        with _Blocking({"verify": verify, "auth": AskAgain()}):
             yield
 
 
@@ -41,22 +42,38 @@ def patient_client() -> PrefectClient:
     """Return a client that asks again as soon: that of `shared_clients` where this is inside its block."""
     if isinstance(AsyncClientContext.get(), _Awaited):
         return get_client()
-    return get_client(httpx_settings={"event_hooks": {"response": [_ask_again_soon]}})
+    return get_client(httpx_settings={"auth": AskAgain()})
 
 
-def ask_again_soon(response: httpx.Response) -> None:
-    """Put a short Retry-After on the first answers "not available" to a request that have none.
+class AskAgain(httpx.Auth):
+    """Asks again soon what a server answers with "not available", and with no word of when it will be.
 
-    A Prefect server answers so where its SQLite was locked, which is over in milliseconds.
+    A Prefect server answers so where its SQLite was locked, which is over in milliseconds; on a busy one
+    several times in a row, and Prefect's own pauses would add up to a minute. (That an `Auth` may send a
+    request again is httpx's own way; Prefect sends its passwords and keys as headers.)
     """
-    tries = response.request.extensions.get(_TRIES, 0)
-    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE and tries < len(SOON_S):
-        response.headers.setdefault("Retry-After", str(SOON_S[tries]))
-        response.request.extensions[_TRIES] = tries + 1
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Send a request, and again after each of the pauses."""
+        for pause in SOON_S:
+            response = yield request
+            if not _was_locked(response):
+                return
+            time.sleep(pause)
+        yield request
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Do the same for those who await."""
+        for pause in SOON_S:
+            response = yield request
+            if not _was_locked(response):
+                return
+            await asyncio.sleep(pause)
+        yield request
 
 
-async def _ask_again_soon(response: httpx.Response) -> None:
-    ask_again_soon(response)
+def _was_locked(response: httpx.Response) -> bool:
+    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE and "Retry-After" not in response.headers
 
 
 @cache

@@ -6,9 +6,11 @@ flows.parts and in the store.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from chains.settings import get_settings
@@ -21,7 +23,14 @@ OVER_BUDGET = "OverBudget"
 """The name of the state of a part that a budget has stopped."""
 
 
-@flow(name="run-part", retries=0, log_prints=True, persist_result=False)
+@flow(
+    name="run-part",
+    retries=0,
+    log_prints=True,
+    persist_result=False,
+    # Nothing is left there; named, so that Prefect need not ask its server for the place.
+    result_storage=Path(get_current_settings().results.local_storage_path),
+)
 async def run_part(  # noqa: PLR0917 - the name of a part, as Prefect carries it
     run_id: str,
     run_fence: int,

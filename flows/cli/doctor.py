@@ -83,9 +83,12 @@ def _device() -> Finding:
         import torch
     except ImportError:
         return Finding("device", "lacks", "torch cannot be imported")
-    if torch.cuda.is_available():
+    from tasks.providers.device import accelerators
+
+    found = accelerators()
+    if "cuda" in found:
         return Finding("device", "ok", f"CUDA: {torch.cuda.get_device_name(0)}")
-    if torch.backends.mps.is_available():
+    if "mps" in found:
         return Finding("device", "ok", "Apple MPS")
     return Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads; no GPU was found")
 

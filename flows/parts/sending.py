@@ -21,16 +21,16 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.deployments import arun_deployment
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Crashed
 
 from chains.errors import EnvironmentLacks, StepFailed
 from chains.plan import pool_of
-from flows.closing import PART_OF, crash_parts
+from flows.closing import crash_parts
 from flows.parts.counting import RowCounting
 from flows.parts.grouping import PARTS_PER_WORKER, Group, cut_rows, group_steps
 from flows.parts.part import Part, PartEnd
+from flows.parts.posting import note_below_run, post
 from flows.parts.waiting import Ending, Sent, Silence, judge
 from flows.pools import PoolState, ensure_deployment, ensure_pool, pool_state
 from flows.prefect_client import patient_client
@@ -65,13 +65,16 @@ async def open_sender(run: PreparedRun) -> PartSender | None:
         return None
     here = _pool_of_this_run()
     states: dict[str, PoolState] = {}
+    deployments: dict[str, UUID] = {}
     async with patient_client() as client:
         if shards_on is not None:
             await ensure_pool(client, shards_on)
         for pool in sorted({pool for pool in (shards_on, *asked.values()) if pool is not None}):
             state = await pool_state(client, pool) if pool != here or pool == shards_on else None
             if state is not None:
-                await ensure_deployment(client, run_part, pool, pool=pool, tags=["headrace"])
+                deployments[pool] = await ensure_deployment(
+                    client, run_part, pool, pool=pool, tags=["headrace"]
+                )
                 states[pool] = state
     pools = {}
     for step, own in asked.items():
@@ -88,7 +91,7 @@ async def open_sender(run: PreparedRun) -> PartSender | None:
         part_rows=run.settings.part_rows,
         workers=max(len(states[pool].workers) for pool in pools.values()),
     )
-    return PartSender(run, group_steps(run.graph, run.once, pools, rows), states)
+    return PartSender(run, group_steps(run.graph, run.once, pools, rows), states, deployments)
 
 
 def _pool_of_this_run() -> str | None:
@@ -101,10 +104,17 @@ def _pool_of_this_run() -> str | None:
 class PartSender:
     """Sends the parts of one run. `groups`: what is done elsewhere."""
 
-    def __init__(self, run: PreparedRun, groups: Sequence[Group], pools: Mapping[str, PoolState]) -> None:
+    def __init__(
+        self,
+        run: PreparedRun,
+        groups: Sequence[Group],
+        pools: Mapping[str, PoolState],
+        deployments: Mapping[str, UUID],
+    ) -> None:
         self.groups = groups
         self._run = run
         self._pools = dict(pools)
+        self._deployments = dict(deployments)
         self._slots = {
             pool: asyncio.Semaphore(PARTS_PER_WORKER * max(len(state.workers), 1))
             for pool, state in pools.items()
@@ -165,29 +175,24 @@ class PartSender:
     async def _once(self, part: Part, pool: str, number: int) -> tuple[UUID, Ending]:
         """Send a part once, and return what became of it."""
         client = await self._connected()
-        before = (await self._leases()).get(part.name)
-        flow_run = await arun_deployment(
-            f"{run_part.name}/{pool}",
-            parameters=part.parameters(),
-            timeout=0,
-            flow_run_name=f"{self._run.chain.chain} · {part.title}",
-            tags=[f"chain:{self._run.chain.chain}", f"{PART_OF}{part.run_id}"],
-            idempotency_key=f"{part.name}-{part.run_fence}-{number}",
-            client=client,
-        )
+        key = f"{part.name}-{part.run_fence}-{number}"
+        leases, below = await asyncio.gather(self._leases(), note_below_run(client, part, key))
+        before = leases.get(part.name)
+        chain, deployment = self._run.chain.chain, self._deployments[pool]
+        flow_run_id = await post(client, part, chain=chain, deployment=deployment, key=key, below=below)
         sent = Sent(
-            part, pool, flow_run.id, self._run.clock.monotonic(), before.fence if before is not None else 0
+            part, pool, flow_run_id, self._run.clock.monotonic(), before.fence if before is not None else 0
         )
-        self._sent[flow_run.id] = sent
+        self._sent[flow_run_id] = sent
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
         try:
-            return flow_run.id, await sent.ended
+            return flow_run_id, await sent.ended
         except asyncio.CancelledError:
             await asyncio.shield(self._take_back(sent))
             raise
         finally:
-            self._sent.pop(flow_run.id, None)
+            self._sent.pop(flow_run_id, None)
 
     async def _end(self, part: Part, pool: str, ending: Ending) -> PartEnd:
         """Return what a part has left in the store, or raise what stopped it as a whole."""

@@ -1,4 +1,4 @@
-"""Which device and number format a local model runs in.
+"""Which device and number format a local model runs in, and how it is told that its memory is full.
 
 The choice is part of a model's identity, so it is made from what the machine says about itself and,
 on a machine without an accelerator, without importing torch.
@@ -68,3 +68,36 @@ def torch_dtype(name: str) -> Any:
     import torch
 
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name, torch.float32)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device has no memory left; on MPS it is a plain RuntimeError."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "out of memory" in str(error)
+    )
+
+
+def free_unused() -> None:
+    """Give back what torch keeps of a device's memory without using it."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def memory_text() -> str:
+    """Return how much memory the device has and how much of it is taken, in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return f"the GPU has {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of them free"
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return f"this process has held up to {most:.1f} GiB"

@@ -25,6 +25,7 @@ from tasks.providers.decoding import Generation
 from tasks.providers.device import device_of, dtype_of
 from tasks.providers.reply import Completion, Reply
 from tasks.providers.resident import resident
+from tasks.providers.room import Room
 from tasks.providers.streams import OnText
 from tasks.providers.telling import Telling, on_loop
 from tasks.providers.weights import Reach, Weights, find_weights
@@ -70,8 +71,9 @@ class LocalProvider:
         self._dtype = dtype_of(model, embedder=weights.is_embedder, device=self._device)
         self._threads = settings.torch_threads
         self._clock = Clock()
-        self._chat = Batcher(self._choose_chat, self._run_chat)
-        self._embed = Batcher(self._choose_embed, self._run_embed)
+        self._room = Room(name)
+        self._chat = Batcher(self._choose_chat, self._room.within(self._run_chat))
+        self._embed = Batcher(self._choose_embed, self._room.within(self._run_embed))
         self._loaded: ChatModel | Embedder | None = None
 
     @cached_property
@@ -215,7 +217,8 @@ class LocalProvider:
         )
 
     def _choose_chat(self, waiting: Sequence[Asked]) -> list[int]:
-        return by_length([asked.size for asked in waiting], budget=CHAT_BATCH_BYTES, rows=CHAT_BATCH_ROWS)
+        budget, rows = self._room.of(CHAT_BATCH_BYTES), self._room.of(CHAT_BATCH_ROWS)
+        return by_length([asked.size for asked in waiting], budget=budget, rows=rows)
 
     def _run_chat(self, jobs: Sequence[Job[Asked, Reply]]) -> None:
         model = self._chat_model()
@@ -291,7 +294,8 @@ class LocalProvider:
     def _choose_embed(self, waiting: Sequence[Asked]) -> list[int]:
         """Take the oldest calls, as many as a batch holds, and one in any case."""
         totals = accumulate(asked.size for asked in waiting)
-        return [index for index, total in enumerate(totals) if total <= EMBED_BATCH_TEXTS] or [0]
+        most = self._room.of(EMBED_BATCH_TEXTS)
+        return [index for index, total in enumerate(totals) if total <= most] or [0]
 
     def _run_embed(self, jobs: Sequence[Job[Asked, Reply]]) -> None:
         embedder = self._embedder()

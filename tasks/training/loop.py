@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import Cancelled
+from tasks.providers.device import accelerators
 from tasks.training import forgetting
 from tasks.training.batches import PadToLongest, packed
 from tasks.training.checkpoints import newest_whole, step_of
@@ -23,6 +24,7 @@ from tasks.training.examples import Example, load_examples
 from tasks.training.fitting import VALIDATION_LOSS, curve_of, gap_of, history_of, warnings_of
 from tasks.training.job import TrainingJob, TrainingResult
 from tasks.training.learner import Learner
+from tasks.training.memory import in_memory
 from tasks.training.methods import prepared, untrained
 from tasks.training.preference import forget_reference, preference_trainer
 from tasks.training.rank_allocation import rank_allocation
@@ -37,7 +39,15 @@ SMALL_MODEL = 20_000_000
 
 
 def run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
-    """Train what the job says in the folder `work` and leave the model in `work`/model."""
+    """Train what the job says in the folder `work` and leave the model in `work`/model.
+
+    A batch that does not fit into the device's memory is halved, once, and the training says so; StepFailed
+    where that does not help.
+    """
+    return in_memory(job, watch, lambda fitting: _quietly(fitting, work, watch))
+
+
+def _quietly(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5 for a property under its old name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -228,16 +238,14 @@ def _sample(train: list[Example], size: int) -> list[Example]:
 
 
 def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> dict[str, Any]:
-    import torch
-
-    given = job.hyperparameters
+    given, devices = job.hyperparameters, accelerators()
     # transformers' own "constant" passes over warmup_steps in silence.
     warms_up = given.lr_scheduler_type == "constant" and given.warmup_steps
     schedule = "constant_with_warmup" if warms_up else given.lr_scheduler_type
     stops_early = validates and given.early_stopping_patience is not None
     return {
         "output_dir": str(work / "checkpoints"),
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not devices,
         "seed": given.seed,
         "data_seed": given.seed,
         "num_train_epochs": given.num_train_epochs,
@@ -249,7 +257,7 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> dict[str, An
         "warmup_steps": given.warmup_steps,
         "weight_decay": given.weight_decay,
         "max_grad_norm": given.max_grad_norm,
-        "bf16": torch.cuda.is_available() if given.bf16 is None else given.bf16,
+        "bf16": "cuda" in devices if given.bf16 is None else given.bf16,
         "activation_checkpointing": given.gradient_checkpointing,
         "lr_scheduler_type": schedule,
         "eval_strategy": "steps" if validates else "no",

@@ -78,7 +78,7 @@ def test_a_deployed_run_stays_on_its_pool_and_its_gpu_steps_load_one_model_for_a
     assert deployed.code == 0, deployed.err
     data = str(desk.tickets(6))
     flow_run = start_flow_run(prefect_url, deployment_id(prefect_url, "tuned"), {"data": data})
-    state = wait_for_state(prefect_url, flow_run, "COMPLETED", "FAILED", "CRASHED")
+    state = wait_for_state(prefect_url, flow_run, "COMPLETED", "FAILED", "CRASHED", seconds=300)
     assert state["type"] == "COMPLETED", (cpu.log.read_text(), gpu.log.read_text())
     with open_store(desk.store) as store:
         (run,) = store.runs()

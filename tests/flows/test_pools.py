@@ -41,7 +41,7 @@ async def test_a_deployment_is_made_once_and_names_the_code_by_its_import(client
     found = await client.read_deployment(made)
     assert again == made and found.tags == ["headrace"]
     assert found.entrypoint == "flows.sweep.sweep" and found.work_pool_name == "pools-three"
-    assert found.job_variables["command"].endswith("-m prefect.engine")
+    assert found.job_variables["command"].endswith("-m flows.engine")
     assert list(found.parameter_openapi_schema["properties"]) == ["store"]
 
 
@@ -53,9 +53,9 @@ async def test_a_deployment_moves_to_another_pool(client) -> None:
     assert (await client.read_deployment(made)).work_pool_name == "pools-five"
 
 
-def test_a_worker_finds_the_code_and_asks_for_work_each_second() -> None:
+def test_a_worker_finds_the_code_and_asks_for_work_twice_a_second() -> None:
     environment = worker_environment()
-    assert environment["PREFECT_WORKER_QUERY_SECONDS"] == "1"
+    assert environment["PREFECT_WORKER_QUERY_SECONDS"] == "0.5"
     root = code_root()
     assert root is None or str(root) in environment["PYTHONPATH"].split(os.pathsep)
 
