@@ -15,7 +15,7 @@ from chains.graph import Graph, body_of, models_of, templates_of
 from chains.keys import canonical, deciding
 from chains.prompts import prompt_parts
 from chains.source.imports import with_imports
-from chains.spec import EmbedStep, MappedStep, PromptStep, RepeatStep, RetrieveStep, Step, kind_of
+from chains.spec import ChainStep, EmbedStep, MappedStep, PromptStep, RepeatStep, RetrieveStep, Step, kind_of
 from chains.templates import references
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ def _parts(step_id: str, step: Step, chain_file: ChainFile) -> dict[str, Any]:
         body = body_of(chain_file, step)
         inside = {"steps": {name: _parts(name, inner, body) for name, inner in step.steps.items()}}
         del fields["steps"]
+    if isinstance(step, ChainStep) and step.chain in chain_file.chains:
+        inner = chain_file.chains[step.chain]
+        given = {name: spec.model_dump(mode="json") for name, spec in inner.chain.inputs.items()}
+        inside = {"steps": step_hashes(inner), "outputs": inner.chain.outputs, "defaults": given}
     return inside | {
         "kind": kind_of(step),
         "fields": fields,

@@ -6,8 +6,8 @@ Owns what a template may read where. Reports through `Findings`; never renders a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from chains.graph import StepTemplate, file_templates, nested_templates, own_templates, turn_templates
 from chains.inside import Placed, every_step, steps_inside
@@ -17,6 +17,7 @@ from chains.source.findings import Findings
 from chains.source.marks import YamlPath
 from chains.spec import (
     Chain,
+    ChainStep,
     EvaluateStep,
     FinetuneStep,
     MappedStep,
@@ -37,6 +38,9 @@ from chains.step_outputs import (
 from chains.suggest import closest, did_you_mean
 from chains.templates import has_expression, syntax_error
 
+if TYPE_CHECKING:
+    from chains.loading import ChainFile
+
 SECRETS = frozenset({"env", "secret"})
 Said: TypeAlias = tuple[str, str | None]
 """A problem's message and hint."""
@@ -55,6 +59,8 @@ class Subject:
     folder: str
     findings: Findings
     modules: tuple[str, ...] = ()
+    chains: Mapping[str, ChainFile] = field(default_factory=dict)
+    """The chains that steps run, as far as they are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +281,17 @@ def _output_problem(
             f"{reads}, but {owner!r} is a list: its 'vote' is 'all'",
             f"Write {owner} | map(attribute={path[0]!r}) | list, or {owner}[0].{path[0]}.",
         )
-    known = declared_outputs(step, subject.files)
+    known = _declared(subject, step)
     if known is not None and path[0] not in known:
         return _no_output(owner, path[0], reads, known)
     return _deeper_problem(subject, step, read, reads)
+
+
+def _declared(subject: Subject, step: Step) -> tuple[str, ...] | None:
+    if isinstance(step, ChainStep):
+        inner = subject.chains.get(step.chain)
+        return tuple(inner.chain.outputs) if inner is not None else None
+    return declared_outputs(step, subject.files)
 
 
 def _is_list_for(reader: _Reader, step: Step) -> bool:

@@ -39,6 +39,7 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
     ],
     "PythonStep": _MAPPED,
     "RepeatStep": _MAPPED,
+    "ChainStep": _MAPPED,
     "RetrieveStep": _MAPPED,
     "PromptStep": [
         *_MAPPED,

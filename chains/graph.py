@@ -18,6 +18,7 @@ from chains.source.files import is_prompt_file, prompt_texts
 from chains.source.marks import YamlPath
 from chains.spec import (
     Chain,
+    ChainStep,
     EmbedStep,
     EvaluateStep,
     FinetuneStep,
@@ -173,6 +174,8 @@ def own_templates(step_id: str, step: Step, at: YamlPath | None = None) -> Itera
             yield StepTemplate((*at, "query"), step.query)
         case PythonStep():
             yield from nested_templates((*at, "args"), step.args)
+        case ChainStep():
+            yield from nested_templates((*at, "inputs"), step.inputs)
         case PrepareStep():
             yield StepTemplate((*at, "prepare"), step.prepare)
             for name, source in (("completion", step.completion), ("text", step.text)):

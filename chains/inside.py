@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chains.source.marks import YamlPath
-from chains.spec import Chain, RepeatStep, Step
+from chains.spec import Chain, ChainStep, RepeatStep, Step
 
 if TYPE_CHECKING:
     from chains.loading import ChainFile
@@ -55,8 +55,19 @@ def placed(chain: Chain, step_id: str) -> Placed:
 
 def all_inside(chain_file: ChainFile, step_id: str) -> dict[str, Step]:
     """Return all steps inside a step of the chain's own level, however deep, by their whole names."""
-    _, *found = _with_inside(placed(chain_file.chain, step_id))
-    return {inner.name: inner.step for inner in found}
+    return dict(_below(chain_file, placed(chain_file.chain, step_id), ""))
+
+
+def _below(chain_file: ChainFile, found: Placed, prefix: str) -> Iterator[tuple[str, Step]]:
+    """Yield what is inside a step, also in the chain that it runs; `prefix` stands before its name."""
+    for inner in steps_inside(found):
+        yield prefix + inner.name, inner.step
+        yield from _below(chain_file, inner, prefix)
+    if isinstance(found.step, ChainStep) and found.step.chain in chain_file.chains:
+        other, below = chain_file.chains[found.step.chain], f"{prefix}{found.name}."
+        for step_id, step in other.chain.steps.items():
+            yield below + step_id, step
+            yield from _below(other, placed(other.chain, step_id), below)
 
 
 def _with_inside(found: Placed) -> Iterator[Placed]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from chains.errors import InputInvalid
 from chains.spec import (
     Architecture,
+    ChainStep,
     Check,
     Chunking,
     Clean,
@@ -164,6 +165,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         "args": "as the rendered values",
     },
     RepeatStep: {},
+    ChainStep: {},
     PrepareStep: {
         "prepare": "as the hash of the file",
         "like": "as the sources of that step's messages",
@@ -315,6 +317,12 @@ LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
         **_OUT_MAPPED,
         "repeat": "each turn asks for itself",
         "steps": "each step inside has keys of its own",
+    },
+    ChainStep: {
+        **_OUT_STEP,
+        **_OUT_MAPPED,
+        "chain": "each step inside has keys of its own",
+        "inputs": "their values are in the keys of the steps that read them",
     },
     PrepareStep: _OUT_KEPT,
     FinetuneStep: _OUT_STEP,

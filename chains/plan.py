@@ -18,6 +18,7 @@ from chains.prompts import prompt_parts
 from chains.spec import (
     Budget,
     Chain,
+    ChainStep,
     EmbedStep,
     EvaluateStep,
     FinetuneStep,
@@ -164,6 +165,8 @@ def _calls(step: Step, times: int) -> int | None:
             return None
         case EmbedStep() | RetrieveStep():
             return times
+        case ChainStep():
+            return None
         case RepeatStep():
             inside = [most_calls(inner, times * step.repeat.max) for inner in step.steps.values()]
             return None if None in inside else sum(calls or 0 for calls in inside)
@@ -188,7 +191,7 @@ def _sources(step_id: str, step: Step, chain_file: ChainFile) -> list[str] | Non
     match step:
         case PromptStep():
             return [source for _, source in prompt_parts(chain_file, step_id)]
-        case EmbedStep(into=str()) | FinetuneStep() | RepeatStep():
+        case EmbedStep(into=str()) | FinetuneStep() | RepeatStep() | ChainStep():
             return None
         case EmbedStep():
             return [step.embed] if isinstance(step.embed, str) else step.embed
@@ -236,7 +239,7 @@ def _reuse(step: Step, model: Model | None) -> str:
         case EvaluateStep():
             asks = bool(step.judges or step.rubric_checks)
             return _prompt_reuse(model) if asks else "computed anew: it costs nothing"
-        case RepeatStep():
+        case RepeatStep() | ChainStep():
             return "see its steps: each asks for itself"
         case PythonStep():
             return "called anew: what a function reads is not known"

@@ -152,8 +152,9 @@ async def execute_part(run: PreparedRun, part: Part, starter: Starter) -> PartEn
 async def _leave(execution: _Execution) -> None:
     if execution.elsewhere is not None:
         await execution.elsewhere.aclose()
-    await execution.run.providers.aclose()
-    await execution.run.collections.aclose()
+    for providers, collections in execution.run.all_services:
+        await providers.aclose()
+        await collections.aclose()
 
 
 async def _run_units(execution: _Execution) -> None:
@@ -303,6 +304,7 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         settings=run.settings,
         providers=run.providers,
         collections=run.collections,
+        inner_services=run.inner_services,
         report=execution.tell,
         since=execution.since,
         holder=run.lease.holder,

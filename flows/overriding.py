@@ -6,6 +6,7 @@ Owns which settings of the old model the new one keeps. Knows nothing of whether
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from chains.errors import InputInvalid
 from chains.spec import Budget, Chain, Model
 
 if TYPE_CHECKING:
+    from chains.loading import ChainFile
     from flows.request import RunRequest
     from tasks.providers.trust import Granted
 
@@ -45,6 +47,25 @@ def override_models(chain: Chain, models: tuple[str, ...], base_url: str | None)
             hint="Write --model openai:NAME --base-url URL.",
         )
     return chain.model_copy(update={"models": changed})
+
+
+def inner_overrides(chain_file: ChainFile, request: RunRequest) -> ChainFile:
+    """Return a chain whose inner chains have the run's budget, and the models that `--model` puts there.
+
+    A model of an inner chain is meant by its name there; without a name, its default model is.
+    """
+    inner: dict[str, ChainFile] = {}
+    for text, found in chain_file.chains.items():
+        chain = found.chain
+        models = tuple(
+            text
+            for text in request.models
+            if (text.rpartition("=")[0] or chain.defaults.model or "") in chain.models
+        )
+        chain = override_models(chain, models, request.base_url if models else None)
+        chain = chain.model_copy(update={"budget": chain_file.chain.budget})
+        inner[text] = inner_overrides(replace(found, chain=chain), request)
+    return replace(chain_file, chains=inner)
 
 
 def other_model(old: Model, target: str, base_url: str | None) -> Model:

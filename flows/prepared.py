@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from chains.clock import Clock
 from chains.errors import EnvironmentLacks, HeadraceError, InputInvalid
@@ -21,7 +21,7 @@ from chains.spec import Chain, runs_once
 from flows.binding import bind_rows, open_data, refuse_per_row_inputs
 from flows.lease import RunLease, leased_run
 from flows.out_file import check_out
-from flows.overriding import granted, override_budget, override_models
+from flows.overriding import granted, inner_overrides, override_budget, override_models
 from flows.request import Replay, Resume, RunRequest, request_of
 from flows.resuming import compared, earlier_run, stale_since
 from flows.step_rows import rows_inside, step_row
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from flows.forking import Fork
     from tasks.collection import Collections
     from tasks.providers import Providers
+
+    Services: TypeAlias = tuple[Providers, Collections]
 
 
 @dataclass(slots=True)
@@ -55,6 +57,8 @@ class PreparedRun:
     lease: RunLease
     row: RunRow
     """The run's row in the store, as this process wrote it last."""
+    inner_services: dict[str, Services] = field(default_factory=dict)
+    """The models and collections of each chain that a step runs, by its file."""
     worker: str | None = None
     """Who runs this, where it is a part of a run that another process has."""
     resumed: bool = False
@@ -70,6 +74,11 @@ class PreparedRun:
     def chain(self) -> Chain:
         """The chain that runs, with overrides applied."""
         return self.chain_file.chain
+
+    @property
+    def all_services(self) -> list[Services]:
+        """The models and collections of the chain and of those that its steps run."""
+        return [(self.providers, self.collections), *self.inner_services.values()]
 
     @property
     def shards(self) -> list[range]:
@@ -142,6 +151,7 @@ def prepare(
         clock=clock,
         providers=providers,
         collections=collections,
+        inner_services=inner_services(chain_file, request, store=store, settings=settings),
         resumed=earlier is not None,
         skipped_rows=bad,
         fresh_fork=fork is not None,
@@ -170,7 +180,7 @@ def _chain_file(store: Store, request: RunRequest, earlier: RunRow | None, setti
 
     chain_file = chain_to_run(store, request, earlier, settings)
     chain = override_models(chain_file.chain, request.models, request.base_url)
-    return replace(chain_file, chain=override_budget(chain, request.budget))
+    return inner_overrides(replace(chain_file, chain=override_budget(chain, request.budget)), request)
 
 
 def services(
@@ -198,6 +208,17 @@ def services(
     if missing:
         raise EnvironmentLacks("\n".join(missing))
     return providers, collections
+
+
+def inner_services(
+    chain_file: ChainFile, request: RunRequest, *, store: Store, settings: Settings
+) -> dict[str, Services]:
+    """Return the models and collections of the chains that a chain's steps run, by their files."""
+    found: dict[str, Services] = {}
+    for inner in chain_file.chains.values():
+        found[str(inner.path)] = services(inner, request, store=store, settings=settings)
+        found |= inner_services(inner, request, store=store, settings=settings)
+    return found
 
 
 def _row(  # noqa: PLR0917 - what there is to say

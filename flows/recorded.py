@@ -58,6 +58,8 @@ def chain_to_run(store: Store, request: RunRequest, run: RunRow | None, settings
 
 def with_code(store: Store, chain_file: ChainFile) -> ChainFile:
     """Return a kept chain whose Python files can be loaded: a copy is made where the folder has others."""
+    inner = {name: with_code(store, found) for name, found in chain_file.chains.items()}
+    chain_file = replace(chain_file, chains=inner)
     code = {name: content for name, content in chain_file.files.items() if name.endswith(".py")}
     if all(_is_there(chain_file.folder / name, content) for name, content in code.items()):
         return chain_file

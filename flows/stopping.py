@@ -36,7 +36,8 @@ class Stop:
     def calls(self, run: PreparedRun, reason: str) -> None:
         """Let no new call begin; those in flight go on."""
         self.reason = reason
-        run.providers.stop(Cancelled(f"the run was stopped before this call: {reason}"))
+        for providers, _ in run.all_services:
+            providers.stop(Cancelled(f"the run was stopped before this call: {reason}"))
 
 
 def listen(

@@ -1,4 +1,4 @@
-"""Runs the steps inside a step, once through: a turn of a repeat.
+"""Runs the steps inside a step, once through: a turn of a repeat, or a chain.
 
 Owns their order, what each of them sees, and where their records stand. Knows nothing of why a body is run or
 how often. Invariant: all that runs here runs within the unit of the outermost step, and each step leaves a
@@ -23,6 +23,8 @@ from tasks.scopes import Upstream, verdict_of
 if TYPE_CHECKING:
     from chains.loading import ChainFile
     from chains.store import RecordRow
+    from tasks.collection import Collections
+    from tasks.providers import Providers
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Body:
 
     chain_file: ChainFile
     graph: Graph
+    services: tuple[Providers, Collections] | None = None
+    """The models and collections of a chain that has its own."""
 
     @property
     def steps(self) -> Mapping[str, Step]:
@@ -93,7 +97,10 @@ def context_inside(ctx: StepContext, body: Body, step_id: str) -> StepContext:
     memo: dict[str, Any] = ctx.memo.setdefault(f"inside {step_id}", {})
     whole = f"{ctx.step_id}.{step_id}"
     step = body.steps[step_id]
-    return replace(ctx, step_id=whole, step=step, chain_file=body.chain_file, report=report, memo=memo)
+    inner = replace(ctx, step_id=whole, step=step, chain_file=body.chain_file, report=report, memo=memo)
+    if body.services is not None:
+        inner.providers, inner.collections = body.services
+    return inner
 
 
 def _raise_failure(records: list[RecordRow]) -> None:

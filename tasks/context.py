@@ -99,11 +99,17 @@ class StepContext:
     """Whether answers are told while they come."""
     memo: dict[str, Any] = field(default_factory=dict)
     """What a kind works out once for all rows of the step."""
+    inner_services: Mapping[str, tuple[Providers, Collections]] = field(default_factory=dict)
+    """The models and collections of each chain that a step runs, by its file."""
 
     @property
     def id_in_chain(self) -> str:
         """The step's name among the steps of `chain_file`; `step_id` is the whole name."""
         return self.step_id.rpartition(".")[2]
+
+    def services_of(self, chain_file: ChainFile) -> tuple[Providers, Collections]:
+        """Return the models and collections of a chain that a step runs."""
+        return self.inner_services[str(chain_file.path)]
 
     @property
     def retry(self) -> Retry:

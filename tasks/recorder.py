@@ -15,7 +15,7 @@ from typing import Any, Literal
 from chains.errors import BudgetExceeded, Cancelled, HeadraceError
 from chains.inside import all_inside
 from chains.keys import canonical
-from chains.spec import MappedStep, PromptStep, RepeatStep, kind_of
+from chains.spec import ChainStep, MappedStep, PromptStep, RepeatStep, kind_of
 from chains.store import RecordRow
 from chains.templates import evaluate
 from tasks.context import (
@@ -127,12 +127,12 @@ class Recorder:
 
 def has_records_inside(ctx: StepContext) -> bool:
     """Whether the step leaves records inside those of its rows."""
-    return isinstance(ctx.step, RepeatStep) or _is_mapped(ctx)
+    return isinstance(ctx.step, RepeatStep | ChainStep) or _is_mapped(ctx)
 
 
 def holds_records(ctx: StepContext, place: Place) -> bool:
     """Whether the record at a place only holds what lies inside it."""
-    return isinstance(ctx.step, RepeatStep) or (_is_mapped(ctx) and place.item < 0)
+    return isinstance(ctx.step, RepeatStep | ChainStep) or (_is_mapped(ctx) and place.item < 0)
 
 
 def _is_mapped(ctx: StepContext) -> bool:

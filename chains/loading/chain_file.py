@@ -33,13 +33,24 @@ class ChainFile:
     marks: Marks = field(repr=False, compare=False)
     copied_code: Path | None = None
     """Where its Python files are, if not in `folder`: a copy of those that a run has kept."""
+    chains: Mapping[str, ChainFile] = field(default_factory=dict)
+    """The chains that its steps run, by the names that the steps give them. Their bytes, and those of their
+    files, are among `files`."""
 
     @classmethod
     def of(
-        cls, chain: Chain, source: bytes, files: Mapping[str, bytes], *, path: Path, marks: Marks
+        cls,
+        chain: Chain,
+        source: bytes,
+        files: Mapping[str, bytes],
+        *,
+        path: Path,
+        marks: Marks,
+        chains: Mapping[str, ChainFile] | None = None,
     ) -> ChainFile:
         """Return the chain that these bytes and files are."""
-        return cls(chain, path, path.parent, source, files, hash_of(source, files), marks)
+        hashed = hash_of(source, files)
+        return cls(chain, path, path.parent, source, files, hashed, marks, chains=chains or {})
 
     @property
     def code_folder(self) -> Path:

@@ -7,44 +7,52 @@ the chain and opens no network.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chains.check import Subject, check
 from chains.errors import ChainInvalid, InputInvalid, Location, Problem
+from chains.inside import every_step
 from chains.loading.chain_file import ChainFile
+from chains.loading.inner_chains import FILE_NAME, LIBRARY, kept_files, path_of
 from chains.loading.validation import validate
 from chains.source.document import MAX_BYTES, read_document, text_problem
 from chains.source.files import FileRefused, is_prompt_file, locate, named_files
 from chains.source.findings import Findings
 from chains.source.imports import imported_files
 from chains.source.marks import YamlPath, step_at
-from chains.spec import Chain
+from chains.spec import Chain, ChainStep
 from chains.suggest import did_you_mean, shown
 
 if TYPE_CHECKING:
     from chains.settings import Settings
 
-LIBRARY = Path(__file__).resolve().parents[1] / "library"
-_FILE_NAME = "chain.yaml"
 _TRUSTING = frozenset({"HEADRACE_READ_OUTSIDE", "HEADRACE_ALLOWED_MODULES"})
 
 
 def load(path: str | Path, *, settings: Settings | None = None) -> ChainFile:
     """Read and check a chain file; raise ChainInvalid with all problems, InputInvalid when there is none."""
     path = Path(path)
+    return load_source(_source_of(path), path, settings=settings)
+
+
+def _source_of(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            source = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputInvalid(f"the chain file {shown(str(path))} cannot be read: {reason}.") from error
-    return load_source(source, path, settings=settings)
 
 
 def load_source(source: bytes, path: str | Path, *, settings: Settings | None = None) -> ChainFile:
     """Check a chain file's bytes as if they stood at `path`; its folder is where the files are looked for."""
-    path = Path(path)
+    return _load(source, Path(path), settings, ())
+
+
+def _load(source: bytes, path: Path, settings: Settings | None, around: tuple[Path, ...]) -> ChainFile:
+    """Load a chain; `around` are the files of the chains that run it, outermost first."""
     document = read_document(source, str(path))
     findings = Findings(document, str(path))
     if not isinstance(document.value, dict):
@@ -56,22 +64,69 @@ def load_source(source: bytes, path: str | Path, *, settings: Settings | None = 
     read_outside = machine is not None and machine.read_outside
     files = _read_files(validated.chain, path.parent, findings, read_outside=read_outside)
     modules = machine.allowed_modules if machine is not None else ()
-    subject = Subject(validated.chain, validated.names, files, str(path.parent), findings, modules)
+    chains = _read_chains(validated.chain, path, findings, settings=settings, around=(*around, path))
+    subject = Subject(validated.chain, validated.names, files, str(path.parent), findings, modules, chains)
     check(subject, root=path.parent, read_outside=read_outside)
     if problems := findings.all():
         raise ChainInvalid(problems)
-    return ChainFile.of(validated.chain, source, files, path=path, marks=document.marks)
+    files |= kept_files(chains)
+    return ChainFile.of(validated.chain, source, files, path=path, marks=document.marks, chains=chains)
+
+
+def _read_chains(
+    chain: Chain, path: Path, findings: Findings, *, settings: Settings | None, around: tuple[Path, ...]
+) -> dict[str, ChainFile]:
+    """Return the chains that steps run, by the names that the steps give them; the problems are noted."""
+    machine = _machine(settings)
+    read_outside = machine is not None and machine.read_outside
+    chains: dict[str, ChainFile] = {}
+    tried: set[str] = set()
+    for found in every_step(chain):
+        step = found.step
+        if not isinstance(step, ChainStep) or step.chain in tried:
+            continue
+        tried.add(step.chain)
+        at = (*found.path, "chain")
+        try:
+            inner = path_of(step.chain, path.parent, read_outside=read_outside)
+            way = _way_round(inner, around)
+            if way is not None:
+                message = f"step {found.name!r}: the chain runs itself: {way}"
+                findings.at_value(at, message, "Take one of these steps away.")
+                continue
+            chains[step.chain] = _load(_source_of(inner), inner, settings, around)
+        except FileRefused as refusal:
+            findings.at_value(at, f"step {found.name!r}: {refusal.message}", refusal.hint)
+        except InputInvalid as error:
+            findings.at_value(at, f"step {found.name!r}: {error.message}", error.hint)
+        except ChainInvalid as error:
+            for problem in error.problems:
+                findings.add(problem)
+    return chains
+
+
+def _way_round(path: Path, around: Sequence[Path]) -> str | None:
+    """Return the way from a chain back to itself, where it is one of those around it."""
+    resolved = [outer.resolve() for outer in around]
+    if path.resolve() not in resolved:
+        return None
+    way = [*around[resolved.index(path.resolve()) :], path]
+    return " -> ".join(_short(outer) for outer in way)
+
+
+def _short(path: Path) -> str:
+    return f"{path.resolve().parent.name}/{path.name}" if path.name == FILE_NAME else path.name
 
 
 def find_chain(name_or_path: str) -> Path:
     """Return a chain's file, from its path, a folder with `chain.yaml`, or a shipped chain's name."""
     path = Path(name_or_path)
-    shipped = {folder.parent.name: folder for folder in sorted(LIBRARY.glob(f"*/{_FILE_NAME}"))}
+    shipped = {folder.parent.name: folder for folder in sorted(LIBRARY.glob(f"*/{FILE_NAME}"))}
     try:
         if path.is_file():
             return path
-        if (path / _FILE_NAME).is_file():
-            return path / _FILE_NAME
+        if (path / FILE_NAME).is_file():
+            return path / FILE_NAME
     except (OSError, ValueError) as error:
         raise InputInvalid(f"{shown(name_or_path)} is no path.") from error
     if name_or_path in shipped:

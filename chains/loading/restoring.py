@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 
 from chains.check import Subject, check
 from chains.errors import ChainInvalid, Problem
+from chains.inside import every_step
 from chains.loading.chain_file import ChainFile
+from chains.loading.inner_chains import files_of, kept_name
 from chains.loading.validation import validate
 from chains.source.document import read_document
 from chains.source.findings import Findings
+from chains.spec import Chain, ChainStep
 
 if TYPE_CHECKING:
     from chains.settings import Settings
@@ -30,7 +33,19 @@ def restore(source: bytes, files: Mapping[str, bytes], path: str | Path) -> Chai
     validated = validate(document.value if isinstance(document.value, dict) else {}, findings)
     if problems := findings.all():
         raise ChainInvalid(problems)
-    return ChainFile.of(validated.chain, source, files, path=path, marks=document.marks)
+    chains = _inner_chains(validated.chain, files, path)
+    return ChainFile.of(validated.chain, source, files, path=path, marks=document.marks, chains=chains)
+
+
+def _inner_chains(chain: Chain, files: Mapping[str, bytes], path: Path) -> dict[str, ChainFile]:
+    """Return the chains that steps run, from the files that were kept with the chain around them."""
+    found: dict[str, ChainFile] = {}
+    for placed in every_step(chain):
+        if isinstance(placed.step, ChainStep) and kept_name(placed.step.chain) in files:
+            text = placed.step.chain
+            name = kept_name(text)
+            found[text] = restore(files[name], files_of(text, files), path.parent / name)
+    return found
 
 
 def restore_edited(source: bytes, before: ChainFile, settings: Settings) -> ChainFile:
@@ -48,6 +63,8 @@ def _problems(source: bytes, kept: ChainFile, settings: Settings) -> list[Proble
     findings = Findings(document, str(kept.path))
     validated = validate(document.value if isinstance(document.value, dict) else {}, findings)
     modules = settings.allowed_modules
-    subject = Subject(validated.chain, validated.names, kept.files, str(kept.folder), findings, modules)
+    subject = Subject(
+        validated.chain, validated.names, kept.files, str(kept.folder), findings, modules, kept.chains
+    )
     check(subject, root=kept.folder, read_outside=settings.read_outside)
     return findings.all()

@@ -34,7 +34,7 @@ from chains.spec.models import (
     Price,
     Retry,
 )
-from chains.spec.nesting import Repeat, RepeatStep
+from chains.spec.nesting import ChainStep, Repeat, RepeatStep
 from chains.spec.parts import (
     NAME_PATTERN,
     RESERVED,
@@ -77,6 +77,7 @@ __all__ = [
     "CacheMode",
     "CallingStep",
     "Chain",
+    "ChainStep",
     "Check",
     "Chunking",
     "Clean",

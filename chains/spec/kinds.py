@@ -10,7 +10,7 @@ from typing import TypeAlias
 from chains.spec import nesting
 from chains.spec.evaluating import EvaluateStep
 from chains.spec.finetuning import FinetuneStep
-from chains.spec.nesting import RepeatStep
+from chains.spec.nesting import ChainStep, RepeatStep
 from chains.spec.preparing import PrepareStep
 from chains.spec.steps import EmbedStep, PromptStep, PythonStep, RetrieveStep, StepBase
 
@@ -20,6 +20,7 @@ Step: TypeAlias = (
     | EmbedStep
     | PythonStep
     | RepeatStep
+    | ChainStep
     | PrepareStep
     | FinetuneStep
     | EvaluateStep
@@ -31,6 +32,7 @@ KINDS: dict[str, type[StepBase]] = {
     "prompt": PromptStep,
     "python": PythonStep,
     "repeat": RepeatStep,
+    "chain": ChainStep,
     "prepare": PrepareStep,
     "finetune": FinetuneStep,
     "evaluate": EvaluateStep,

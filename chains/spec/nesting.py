@@ -1,4 +1,4 @@
-"""Steps that hold other steps: `repeat`.
+"""Steps that hold other steps: `repeat` and `chain`.
 
 Knows nothing of how a body of steps is run. What the steps inside may be and read is checked in
 chains.check_inside.
@@ -7,7 +7,7 @@ chains.check_inside.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -56,3 +56,12 @@ class RepeatStep(MappedStep):
     """When it ends."""
     steps: dict[Name, Step] = Field(min_length=1)
     """The steps of one turn. They may read each other, the steps beside the repeat, and `loop`."""
+
+
+class ChainStep(MappedStep):
+    """Run another chain as one step."""
+
+    chain: str = Field(min_length=1, max_length=400)
+    """Its file, counted from the folder of this one, or the name of a shipped chain."""
+    inputs: dict[Name, Any] = {}
+    """Values for its inputs; texts are templates."""

@@ -18,8 +18,8 @@ from chains.clock import Clock
 from chains.errors import EnvironmentLacks, HeadraceError, InputInvalid, StoreConflict
 from flows.binding import bind_rows, open_data
 from flows.lease import PartLease
-from flows.overriding import override_budget, override_models
-from flows.prepared import PreparedRun, services
+from flows.overriding import inner_overrides, override_budget, override_models
+from flows.prepared import PreparedRun, inner_services, services
 from flows.request import request_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _opened(part: Part, row: RunRow, lease: PartLease, *, store: Store, settings
     request, options = request_of(row), json.loads(row.options)
     chain_file = chain_to_run(store, request, row, settings)
     chain = override_models(chain_file.chain, request.models, request.base_url)
-    chain_file = replace(chain_file, chain=override_budget(chain, request.budget))
+    chain_file = inner_overrides(replace(chain_file, chain=override_budget(chain, request.budget)), request)
     changes = compare(options["steps"], step_hashes(chain_file))
     if changes:
         raise InputInvalid(
@@ -109,6 +109,7 @@ def _opened(part: Part, row: RunRow, lease: PartLease, *, store: Store, settings
         clock=Clock(),
         providers=providers,
         collections=collections,
+        inner_services=inner_services(chain_file, request, store=store, settings=settings),
         worker=os.environ.get(WORKER_NAME) or f"{socket.gethostname()}-{os.getpid()}",
         resumed=True,
         anew=dict(options.get("anew", {})),

@@ -167,7 +167,7 @@ STEP_CASES = {
     "perplexity of an unknown model": (T + "  a: {evaluate: {prediction: '{{ row.text }}'}, metrics: [perplexity], language_model: writr}", "8:", "step 'a' names the model 'writr', which the chain does not have. Did you mean 'writer'?"),
     "metric without a reference": (T + "  a: {evaluate: {prediction: '{{ t.intent }}'}, metrics: [accuracy]}", "8:", "accuracy need 'reference' under 'evaluate'"),
     "tokens without a model": (T + '  a: {prepare: data.jsonl, clean: {max_tokens: 5}}', "8:", "'max_tokens' needs 'tokens'"),
-    "no kind": ("  a: {model: writer}", "7:3", "step 'a' has no kind. Write one of these as its key: embed, retrieve, prompt, python, repeat, prepare, finetune, evaluate."),
+    "no kind": ("  a: {model: writer}", "7:3", "step 'a' has no kind. Write one of these as its key: embed, retrieve, prompt, python, repeat, chain, prepare, finetune, evaluate."),
     "two kinds": ("  a: {prompt: x, embed: y}", "7:18", "step 'a' is written with 'prompt' and 'embed'. A step has one kind: make two steps."),
     "step that is no mapping": ("  a: hello", "7:6", "step 'a' must be a mapping, not the text 'hello'"),
     "unknown key": ("  a: {prompt: x, outptu: {}}", "7:18", "step 'a': unknown key 'outptu'. Did you mean 'output'?"),

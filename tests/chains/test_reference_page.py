@@ -19,6 +19,8 @@ EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 LABELLED = json.dumps({"ticket": "Where is it?", "intent": "delivery"}) + "\n"
 FILES = {
+    "answer.yaml": "chain: answer\ninputs: {ticket: {type: string}}\nmodels: {m: {provider: starter}}\n"
+    "steps: {reply: {prompt: '{{ inputs.ticket }}', model: m}}\noutputs: {reply: '{{ reply.text }}'}\n",
     "prompts/triage.md": "Sort this ticket: {{ inputs.ticket }}",
     "handbook/refunds.md": "Refunds take five days.",
     "schemas/triage.json": '{"type": "object", "properties": {"intent": {"type": "string"}}}',
