@@ -7,7 +7,7 @@ long answers may be. Tries that fail are not in it: most are not paid. Knows not
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from chains.errors import InputInvalid
 from chains.graph import models_of
 from chains.outputs import schema_of
-from chains.plan import BYTES_PER_TOKEN, most_calls
+from chains.plan import BYTES_PER_TOKEN, items_of, most_calls
 from chains.prompts import prompt_parts
 from chains.spec import EvaluateStep, FinetuneStep, Model, PromptStep, kind_of
 from tasks.budgets import DEFAULT_ANSWER_TOKENS
@@ -114,6 +114,12 @@ def _ceiling(  # noqa: PLR0917 - a step, its rows, and what they are priced by
     asked = [chain.models[name] for name in models_of(step, chain) if name in chain.models]
     prices = [_price(model, settings) for model in asked]
     calls = most_calls(step, fork.source.rows if isinstance(step, EvaluateStep) else number)
+    sizes: list[int] = []
+    if not isinstance(step, EvaluateStep) and calls != 0:
+        sizes = _sizes(store, fork, step_id, rows)
+        if items_of(step) is None and sizes and _same_list(fork, step_id):
+            number = len(sizes)
+            calls = most_calls(step.model_copy(update={"map": None}), number)
     if calls == 0:
         return Ceiling()
     if calls is None or isinstance(step, EvaluateStep) or len(asked) != 1:
@@ -122,22 +128,39 @@ def _ceiling(  # noqa: PLR0917 - a step, its rows, and what they are priced by
     answer, reask = 0, 0
     if isinstance(step, PromptStep):
         answer, reask = asked[0].max_tokens or DEFAULT_ANSWER_TOKENS, step.reask
-    sent = _asked_tokens(store, fork, step_id, rows, number) * (calls // number)
+    sent = _asked_tokens(fork, step_id, sizes, number) * (calls // number)
     # Whoever is asked again is told what was wrong with the answer: it goes out again, too.
     sent += answer * (calls - calls // (1 + reask)) * max(reask, 1)
     return Ceiling(calls, sent + answer * calls, cost_micro(prices[0], sent, answer * calls))
 
 
-def _asked_tokens(  # noqa: PLR0917 - a step, and the rows of it that run
-    store: Store, fork: Fork, step_id: str, rows: Collection[int] | None, number: int
-) -> int:
-    """Return the most tokens that the rows' first questions have, from what the source asked."""
-    is_prompt = isinstance(fork.chain_file.chain.steps[step_id], PromptStep)
+def _same_list(fork: Fork, step_id: str) -> bool:
+    """Whether a step maps the list that it mapped in the source."""
+    edited = fork.edited.get(step_id, ()) if step_id not in fork.changed_by_file.changed else ("map",)
+    return not (fork.graph.needs[step_id] & fork.reach.keys() or "map" in edited or fork.inputs)
+
+
+def _sizes(store: Store, fork: Fork, step_id: str, rows: Collection[int] | None) -> list[int]:
+    """Return how long each question was that the source asked in these rows, in bytes."""
+    step = fork.chain_file.chain.steps[step_id]
+    mapped = items_of(step) != 1
+    chosen = fork.start.items if fork.start is not None and fork.start.step == step_id else None
     sizes = []
     for start in range(-1, store.last_row(fork.source.id) + 1, _AT_ONCE):
-        for record in store.records(fork.source.id, step_id, rows=range(start, start + _AT_ONCE)):
-            if rows is None or record.row in rows:
-                sizes.append(len((record.messages if is_prompt else record.inputs) or b""))
+        chunk = range(start, start + _AT_ONCE)
+        for record in store.records(fork.source.id, step_id, rows=chunk, within=mapped):
+            if rows is not None and record.row not in rows:
+                continue
+            if mapped and (record.item < 0 or record.sample or (chosen and record.item not in chosen)):
+                continue
+            asked = record.messages if isinstance(step, PromptStep) else record.inputs
+            sizes.append(len(asked or b""))
+    return sizes
+
+
+def _asked_tokens(fork: Fork, step_id: str, sizes: Sequence[int], number: int) -> int:
+    """Return the most tokens that the first questions have."""
+    is_prompt = isinstance(fork.chain_file.chain.steps[step_id], PromptStep)
     around = _around(fork.chain_file, step_id) if is_prompt else 0
     longest = max(sizes, default=0) or (_length(fork.chain_file, step_id) if is_prompt else 0)
     known = sum(size or longest for size in sizes) + max(number - len(sizes), 0) * longest

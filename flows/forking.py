@@ -40,6 +40,7 @@ class Fork:
 
     source: RunRow
     request: RunRequest
+    start: Selection | None
     before: ChainFile
     chain_file: ChainFile
     graph: Graph
@@ -68,10 +69,11 @@ class Fork:
         found = []
         for step in self.graph.order:
             reach = self.reach.get(step)
+            items = self.start.items if self.start is not None and self.start.step == step else None
             if reach is None:
                 found.append(Link(step))
-            elif reach.rows is not None:
-                found.append(Link(step, leave=reach.rows))
+            elif reach.rows is not None or items is not None:
+                found.append(Link(step, leave=reach.rows, items=items))
         return found
 
 
@@ -111,6 +113,7 @@ def plan_fork(store: Store, asked: Replay, settings: Settings) -> Fork:
     return Fork(
         source=source,
         request=request,
+        start=start,
         before=before,
         chain_file=replace(chain_file, chain=override_budget(chain_file.chain, budget)),
         graph=graph,
@@ -232,6 +235,8 @@ def _check_start(  # noqa: PLR0917 - a place, and what it has to fit
     if start.step not in chain_file.chain.steps:
         hint = did_you_mean(start.step, chain_file.chain.steps)
         raise InputInvalid(f"run {source.id} has no step {start.step!r}.", hint=hint)
+    if start.items is not None:
+        _check_items(chain_file, source, start, store)
     if start.rows is not None:
         if start.step in _once(chain_file):
             raise InputInvalid(
@@ -249,6 +254,20 @@ def _check_start(  # noqa: PLR0917 - a place, and what it has to fit
         raise InputInvalid(
             f"step {outside[0]!r} is changed, and does not come after {start.step!r}.",
             hint=f"Replay from {outside[0]}, or leave --from out: it is worked out from the edits.",
+        )
+
+
+def _check_items(chain_file: ChainFile, source: RunRow, start: Selection, store: Store) -> None:
+    """Refuse items of a step that maps no list, or that none of its rows has."""
+    if getattr(chain_file.chain.steps[start.step], "map", None) is None:
+        raise InputInvalid(f"step {start.step!r} has no `map`, and so no items.", hint="Name its rows alone.")
+    rows = sorted(start.rows) if start.rows is not None and len(start.rows) <= 100 else None
+    records = store.records(source.id, start.step, rows=rows, payloads=False, within=True)
+    last = max((record.item for record in records), default=-1)
+    if beyond := sorted(item for item in start.items or () if item > last):
+        raise InputInvalid(
+            f"step {start.step!r} has no item {beyond[0]} there: the last one is item {last}.",
+            hint="Items are counted from 0.",
         )
 
 

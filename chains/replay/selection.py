@@ -1,4 +1,4 @@
-"""Where a replay begins: `STEP` or `STEP[row 3]`.
+"""Where a replay begins: `STEP`, `STEP[row 3]` or `STEP[row 3][item 2]`.
 
 Owns the reading of such a text. Knows nothing of what runs from there.
 """
@@ -14,21 +14,18 @@ from chains.suggest import shown
 
 _FORM: Final = re.compile(r"([a-z][a-z0-9_]{0,63})((?:\[[^\[\]]*\])*)")
 _PLACE: Final = re.compile(r"\[\s*([a-z]+)\s+([0-9,\s-]+)\]")
-_MOST_ROWS: Final = 100_000
-_HINT: Final = "Write STEP, STEP[row 3], STEP[row 3-7] or STEP[row 3,5]."
+_WORDS: Final = ("row", "item")
+_MOST: Final = 100_000
+_HINT: Final = "Write STEP, STEP[row 3], STEP[row 3-7], STEP[row 3,5] or STEP[row 3][item 2]."
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A step, and the rows that it is replayed for; None: all."""
+    """A step, and the rows and the items of its map that it is replayed for; None: all."""
 
     step: str
     rows: frozenset[int] | None = None
-
-    def __str__(self) -> str:
-        if self.rows is None:
-            return self.step
-        return f"{self.step}[row {','.join(map(str, sorted(self.rows)))}]"
+    items: frozenset[int] | None = None
 
 
 def selection_of(text: str) -> Selection:
@@ -36,13 +33,13 @@ def selection_of(text: str) -> Selection:
     found = _FORM.fullmatch(text.strip())
     if found is None:
         raise InputInvalid(f"{shown(text)} names no step to replay from.", hint=_HINT)
-    rows: frozenset[int] | None = None
+    chosen: dict[str, frozenset[int]] = {}
     for bracket in re.findall(r"\[[^\[\]]*\]", found[2]):
         place = _PLACE.fullmatch(bracket)
-        if place is None or place[1] != "row" or rows is not None:
-            raise InputInvalid(f"{shown(text)}: {shown(bracket)} names no rows.", hint=_HINT)
-        rows = _numbers(text, place[2])
-    return Selection(found[1], rows)
+        if place is None or place[1] not in _WORDS or place[1] in chosen:
+            raise InputInvalid(f"{shown(text)}: {shown(bracket)} names no rows and no items.", hint=_HINT)
+        chosen[place[1]] = _numbers(text, place[2])
+    return Selection(found[1], chosen.get("row"), chosen.get("item"))
 
 
 def _numbers(text: str, listed: str) -> frozenset[int]:
@@ -50,9 +47,9 @@ def _numbers(text: str, listed: str) -> frozenset[int]:
     for piece in listed.split(","):
         first, dash, last = (part.strip() for part in piece.partition("-"))
         if not first.isdigit() or (dash and not last.isdigit()) or len(first + last) > 18:
-            raise InputInvalid(f"{shown(text)}: {shown(piece)} is no row.", hint=_HINT)
+            raise InputInvalid(f"{shown(text)}: {shown(piece)} is no number.", hint=_HINT)
         start, stop = int(first), int(last or first)
-        if stop < start or stop - start >= _MOST_ROWS:
-            raise InputInvalid(f"{shown(text)}: {shown(piece)} is no range of rows.", hint=_HINT)
+        if stop < start or stop - start >= _MOST:
+            raise InputInvalid(f"{shown(text)}: {shown(piece)} is no range.", hint=_HINT)
         numbers.update(range(start, stop + 1))
     return frozenset(numbers)

@@ -8,7 +8,7 @@ goes or is written again, its payloads are handed down. Reading goes through
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -40,10 +40,20 @@ _LEFT_OUT: Final = _PAYLOADS | {"id", "tokens_in", "tokens_out", "cost_micro", "
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The records of one step of a run that a fork takes over: all but those of the rows in `leave`."""
+    """The records of one step of a run that a fork takes over: all but those of the rows in `leave`.
+
+    `leave` None are all rows. With `items` those rows keep the records of the other items of the step's map.
+    """
 
     step: str
-    leave: frozenset[int] = frozenset()
+    leave: frozenset[int] | None = frozenset()
+    items: frozenset[int] | None = None
+
+    def takes(self, row: Mapping[str, Any]) -> bool:
+        """Whether a record of the step is taken over; `row` is by column."""
+        if self.leave is not None and row["row"] not in self.leave:
+            return True
+        return self.items is not None and row["item"] >= 0 and row["item"] not in self.items
 
 
 def payload(column: str) -> Any:
@@ -76,7 +86,7 @@ def link(connection: Connection, *, source: str, fork: str, links: Sequence[Link
         query = select(table.c.id, *kept).where(table.c.run_id == source, _of_step(table.c.step, one.step))
         query = query.where(table.c.status.in_(_ENDED)).order_by(table.c.step, table.c.row, table.c.id)
         for part in connection.execute(query).partitions(_PER_STATEMENT):
-            rows = list(_linked(part, kept, one.leave, fork=fork, clock=clock))
+            rows = list(_linked(part, kept, one, fork=fork, clock=clock))
             if rows:
                 connection.execute(insert(table), rows)
                 number += len(rows)
@@ -84,12 +94,12 @@ def link(connection: Connection, *, source: str, fork: str, links: Sequence[Link
 
 
 def _linked(
-    found: Sequence[Any], kept: Sequence[Column[Any]], leave: Collection[int], *, fork: str, clock: Clock
+    found: Sequence[Any], kept: Sequence[Column[Any]], one: Link, *, fork: str, clock: Clock
 ) -> Iterator[dict[str, Any]]:
     names = [column.name for column in kept]
     for record_id, *values in found:
         row: dict[str, Any] = dict(zip(names, values, strict=True))
-        if row["row"] in leave:
+        if not one.takes(row):
             continue
         origin = row["reused_from"] if row["linked"] else record_id
         more = {"run_id": fork, "id": clock.new_id(), "attempts": 0, "linked": True, "reused_from": origin}

@@ -205,8 +205,9 @@ def test_the_ceiling_holds(desk) -> None:
     [
         (["--from", "triag"], "Did you mean 'triage'?"),
         (["--from", "triage[row 99]"], "has no row 99: its last one is row 5"),
-        (["--from", "triage[item]"], "names no rows"),
+        (["--from", "triage[item]"], "names no rows and no items"),
         (["--from", "score[row 1]"], "runs once over all rows"),
+        (["--from", "triage[item 1]"], "has no `map`"),
         (["--set", "triage.promt=x"], "Did you mean 'prompt'?"),
         (["--set", "triage.prompt.system=x"], "has no one message 'system'"),
         (["--set", "inputs.tones=x"], "Did you mean 'tone'?"),

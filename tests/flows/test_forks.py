@@ -12,9 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers.launch import Running, start
 
+from chains.errors import InputInvalid
 from chains.settings import Settings
 from chains.store import Store, open_store
 from flows.executor import execute
+from flows.fork_costs import planned_steps
+from flows.forking import plan_fork
 from flows.prepared import prepare
 from flows.request import Replay, RunRequest
 from flows.units import Direct
@@ -137,3 +140,45 @@ def test_a_replay_runs_exactly_what_the_graph_names(desk: Desk, steps, data) -> 
 @given(steps=chains_of_steps(), data=st.data())
 def test_many_chains_are_replayed_from_any_step(desk: Desk, steps, data) -> None:
     check(desk, steps, data.draw(st.integers(0, len(steps) - 1)))
+
+
+MAPPED = """chain: mapped
+inputs: {{words: {{type: array}}}}
+models: {{m: {{provider: openai, model: m, base_url: "{url}", temperature: 1}}}}
+defaults: {{model: m}}
+steps:
+  each: {{prompt: "Say {{{{ word }}}}", map: "{{{{ inputs.words }}}}", as: word}}
+  all: {{prompt: "All: {{{{ each }}}}"}}
+"""
+
+
+def test_one_item_of_a_map_is_asked_again_and_the_others_are_linked(desk: Desk) -> None:
+    path = desk.folder / "mapped.yaml"
+    path.write_text(MAPPED.format(url=desk.server.url))
+    source = desk.run(RunRequest(chain=str(path), inputs={"words": ["one", "two", "three"]}))
+    sent = desk.sent()
+    same = desk.run(Replay(source, start="each"))
+    assert desk.sent() == sent
+
+    def items(run: str) -> dict[int, tuple[bool, bytes | None]]:
+        found = desk.store.records(run, "each", within=True)
+        return {record.item: (record.linked, record.output) for record in found}
+
+    assert {item: said for item, (_, said) in items(same).items()} == {
+        item: said for item, (_, said) in items(source).items()
+    }
+    asked = Replay(source, start="each[row 0][item 1]", edits={"each.prompt": "Shout {{ word }}"})
+    steps = planned_steps(desk.store, plan_fork(desk.store, asked, desk.settings), desk.settings)
+    assert [(step.step, step.ceiling.calls) for step in steps] == [("each", 1), ("all", 1)]
+    fork = desk.run(asked)
+    assert desk.sent() == sent + 2  # the item, and what reads the list
+    assert {item: linked for item, (linked, _) in items(fork).items()} == {
+        -1: False,
+        0: True,
+        1: False,
+        2: True,
+    }
+    assert items(fork)[0][1] == items(source)[0][1]
+    with pytest.raises(InputInvalid, match="no item 3 there: the last one is item 2"):
+        desk.run(Replay(source, start="each[item 3]", fresh=True))
+    assert desk.store.verify() == []
