@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from servers.launch import Running, start
 
 from chains.errors import InputInvalid
 from chains.settings import Settings
-from chains.store import Store, open_store
+from chains.store import RecordRow, Store, open_store
 from flows.executor import execute
 from flows.fork_costs import planned_steps
 from flows.forking import plan_fork
@@ -25,16 +26,24 @@ from flows.units import Direct
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a random chain: which earlier ones it reads, guarded or not, and when it runs."""
+    """A step of a random chain: which earlier ones it reads, guarded or not, when it runs, what it maps."""
 
     reads: tuple[int, ...]
     guarded: bool
     when: int | None
+    items: int | None
 
-    def text(self, number: int, url: str) -> str:
-        pieces = [f"{{{{ s{other}.text{' | default(1)' if self.guarded else ''} }}}}" for other in self.reads]
-        when = "" if self.when is None else f"    when: inputs.n != {self.when}\n"
-        return f'  s{number}:\n    prompt: "Step {number} of {{{{ inputs.n }}}}: {" ".join(pieces)}"\n{when}'
+    def text(self, number: int, steps: list[Step]) -> str:
+        lines = [f'prompt: "Step {number} of {self.variables(steps)}"']
+        lines += [] if self.when is None else [f"when: inputs.n != {self.when}"]
+        lines += [] if self.items is None else [f'map: "{{{{ {list(range(self.items))} }}}}"']
+        return f"  s{number}:\n" + "".join(f"    {line}\n" for line in lines)
+
+    def variables(self, steps: list[Step], *, guarded: bool | None = None) -> str:
+        guard = " | default(1)" if (self.guarded if guarded is None else guarded) else ""
+        names = [f"s{other}" if steps[other].items is not None else f"s{other}.text" for other in self.reads]
+        own = ["{{ inputs.n }}"] + (["{{ item }}"] if self.items is not None else [])
+        return " ".join(own + [f"{{{{ {name}{guard} }}}}" for name in names])
 
 
 @st.composite
@@ -43,7 +52,8 @@ def chains_of_steps(draw) -> list[Step]:
     for number in range(draw(st.integers(1, 6))):
         reads = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
         guarded, when = draw(st.booleans()), draw(st.none() | st.integers(0, 2))
-        steps.append(Step(tuple(sorted(reads)), guarded, when))
+        items = draw(st.none() | st.integers(0, 3))
+        steps.append(Step(tuple(sorted(reads)), guarded, when, items))
     return steps
 
 
@@ -74,7 +84,7 @@ class Desk:
     def chain(self, steps: list[Step]) -> RunRequest:
         self.made += 1
         path, data = self.folder / f"c{self.made}.yaml", self.folder / "rows.jsonl"
-        texts = "".join(step.text(number, self.server.url) for number, step in enumerate(steps))
+        texts = "".join(step.text(number, steps) for number, step in enumerate(steps))
         path.write_text(
             f"chain: random{self.made}\ninputs: {{n: {{type: integer}}}}\n"
             f'models: {{m: {{provider: openai, model: m, base_url: "{self.server.url}", temperature: 1}}}}\n'
@@ -83,12 +93,15 @@ class Desk:
         data.write_text("".join(f'{{"n": {row}}}\n' for row in range(3)))
         return RunRequest(chain=str(path), data=str(data))
 
-    def records(
-        self, run: str
-    ) -> dict[tuple[str, int], tuple[str, bytes | None, bytes | None, bytes | None]]:
+    def records(self, run: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
         return {
-            (record.step, record.row): (record.status, record.inputs, record.messages, record.output)
-            for record in self.store.records(run)
+            (record.step, record.row, record.path, record.item, record.turn, record.sample): (
+                record.status,
+                record.inputs,
+                record.messages,
+                record.output,
+            )
+            for record in self.store.records(run, within=True)
         }
 
     def sent(self) -> int:
@@ -105,17 +118,23 @@ def desk(tmp_path_factory) -> Iterator[Desk]:
     server.stop()
 
 
+def is_list(record: RecordRow, steps: list[Step]) -> bool:
+    return steps[int(record.step[1:])].items is not None and record.item < 0
+
+
 def check(desk: Desk, steps: list[Step], first: int) -> None:
     source = desk.run(desk.chain(steps))
     before, sent = desk.records(source), desk.sent()
     fork = desk.run(Replay(source, start=f"s{first}"))
     assert desk.sent() == sent
     assert desk.records(fork) == before
-    reads = " ".join(f"{{{{ s{other}.text | default(2) }}}}" for other in steps[first].reads)
-    edited = desk.run(Replay(fork, edits={f"s{first}.prompt": f"Edited. {{{{ inputs.n }}}} {reads}"}))
-    ran = {record.step for record in desk.store.records(edited, payloads=False) if not record.linked}
+    prompt = f"Edited. {steps[first].variables(steps, guarded=True)}"
+    edited = desk.run(Replay(fork, edits={f"s{first}.prompt": prompt}))
+    found = desk.store.records(edited, payloads=False, within=True)
+    ran = {record.step for record in found if not record.linked}
     assert ran == below(steps, first)
-    called = [record for record in desk.store.records(edited, payloads=False) if record.attempts]
+    # A mapped step's own record holds the list, and its items the calls.
+    called = [record for record in found if record.attempts and not is_list(record, steps)]
     assert {record.step for record in called} <= ran
     assert desk.sent() == sent + len(called)
     after = desk.records(edited)
