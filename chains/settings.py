@@ -51,6 +51,9 @@ class Settings(BaseModel):
     """Whether a chain may read files outside its own folder."""
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads for local models. Left out: what torch chooses."""
+    keep_data_mb: float = Field(default=8.0, ge=0, le=10_000)
+    """Data sets up to so many megabytes are kept in the store with their run, so that it can be replayed
+    where the file is gone or has changed. 0 keeps none."""
     shard_rows: int = Field(default=256, ge=1, le=1_000_000)
     """Rows that one task carries."""
     part_rows: int | None = Field(default=None, ge=1, le=10_000_000)

@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING
 
 from chains.errors import InputInvalid
 from chains.spec import Chain, PrepareStep, runs_once
+from flows.kept_data import data_path
 from tasks.row_source import RowSource
 
 if TYPE_CHECKING:
     from chains.data import Dataset
     from chains.loading import ChainFile
-    from chains.store import RunRow
+    from chains.store import RunRow, Store
     from flows.request import RunRequest
 
 
-def open_data(request: RunRequest, earlier: RunRow | None) -> Dataset | None:
-    """Open the request's data set; one that is not what the earlier run had is refused."""
+def open_data(request: RunRequest, earlier: RunRow | None, store: Store | None = None) -> Dataset | None:
+    """Open the request's data set; one that is not what the earlier run had is refused.
+
+    With a `store` the data set that the run has kept is read in place of a file that is gone; a fork reads it
+    in place of one that has changed, too.
+    """
     if request.data is None:
         return None
     from chains.data import open_dataset
 
-    dataset = open_dataset(Path(request.data), skip_bad=request.skip_bad)
+    path = Path(request.data)
+    if earlier is not None and store is not None:
+        path = data_path(earlier, store, also_changed=request.fork is not None)
+    dataset = open_dataset(path, skip_bad=request.skip_bad)
     if earlier is not None and earlier.data_sha256 != dataset.sha256:
         raise InputInvalid(
             f"the data set {request.data!r} has changed since run {earlier.id}.",

@@ -19,6 +19,7 @@ from chains.clock import Clock
 from chains.errors import EnvironmentLacks, HeadraceError, InputInvalid
 from chains.spec import Chain, runs_once
 from flows.binding import bind_rows, open_data, refuse_per_row_inputs
+from flows.kept_data import data_to_keep
 from flows.lease import RunLease, leased_run
 from flows.out_file import check_out
 from flows.overriding import granted, inner_overrides, override_budget, override_models
@@ -99,6 +100,18 @@ class _Opening:
     hashes: dict[str, str]
     earlier: RunRow | None
     fork: Fork | None = None
+    data: bytes | None = None
+    """The data set, where the store is to keep it."""
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """The data set as one of the files that the run keeps."""
+        from flows.kept_data import DATA
+
+        before = self.fork.source if self.fork is not None else self.earlier
+        known = json.loads(before.files or b"{}").get(DATA) if before is not None else None
+        found = known or (sha256(self.data).hexdigest() if self.data is not None else None)
+        return {DATA: found} if found is not None else {}
 
 
 def prepare(
@@ -130,14 +143,16 @@ def prepare(
     if earlier is not None and isinstance(asked, Resume):
         changes = compared(earlier, hashes)
         anew = stale_since(earlier, changes, graph, accepted=asked.accept_changes, now=clock.now())
-    dataset = open_data(request, of_before)
+    dataset = open_data(request, of_before, store)
     if out is not None:
         check_out(out, store=store, chain_file=chain_file, dataset=dataset)
     rows, bad = bind_rows(chain_file.chain, request, dataset)
     refuse_per_row_inputs(chain_file, rows)
     providers, collections = services(chain_file, request, store=store, settings=settings)
     run_id = earlier.id if earlier is not None else clock.new_id()
-    opening = _Opening(dataset, hashes, earlier, fork)
+    opening = _Opening(
+        dataset, hashes, earlier, fork, data_to_keep(dataset, settings) if earlier is None else None
+    )
     prepared = PreparedRun(
         run_id=run_id,
         lease=RunLease(store, run_id, clock) if earlier is None else leased_run(store, run_id, clock),
@@ -158,7 +173,7 @@ def prepare(
         anew=anew,
     )
     try:
-        _open_run(prepared, earlier, fork)
+        _open_run(prepared, opening)
     except BaseException as error:
         # After Ctrl-C the run's row may still be on its way: the writer closes the run behind it.
         with suppress(HeadraceError):
@@ -234,7 +249,7 @@ def _row(  # noqa: PLR0917 - what there is to say
     """Return the run's row: a new one, or the earlier one as running again."""
     from chains.store import RunRow
 
-    files = {path: sha256(content).hexdigest() for path, content in chain_file.files.items()}
+    files = {path: sha256(content).hexdigest() for path, content in chain_file.files.items()} | opening.kept
     options = request.options() | {"chain": str(chain_file.path.absolute()), "steps": opening.hashes}
     options |= {"anew": dict(anew)} if anew else {}
     dataset, earlier = opening.dataset, opening.earlier
@@ -245,7 +260,7 @@ def _row(  # noqa: PLR0917 - what there is to say
         source=chain_file.source,
         files=json.dumps(files).encode(),
         inputs=json.dumps(dict(rows.shared), ensure_ascii=False).encode("utf-8", "surrogatepass"),
-        data_path=str(dataset.path.resolve()) if dataset is not None else None,
+        data_path=str(Path(request.data).resolve()) if request.data is not None else None,
         data_sha256=dataset.sha256 if dataset is not None else None,
         rows=len(rows),
         status="running",
@@ -266,20 +281,22 @@ def _row(  # noqa: PLR0917 - what there is to say
     )
 
 
-def _open_run(prepared: PreparedRun, earlier: RunRow | None, fork: Fork | None) -> None:
+def _open_run(prepared: PreparedRun, opening: _Opening) -> None:
     """Write the run with its steps. It is leased when it is there, so that no crash leaves one unfound."""
     run, chain_file, store = prepared.row, prepared.chain_file, prepared.store
     steps = [step_row(run.id, chain_file.chain, step_id) for step_id in prepared.graph.order]
     steps += [row for name in prepared.graph.order for row in rows_inside(run.id, chain_file, name)]
-    if earlier is not None:
+    if opening.earlier is not None:
         for content in chain_file.files.values():
             store.put_blob(content)
         store.close_lost(run.id, "interrupted")
         store.part_from_forks(run.id)
         store.put(run, *steps)
         return
-    files = {sha256(content).hexdigest(): content for content in chain_file.files.values()}
-    if not prepared.lease.begin(run, steps, files, fork.links if fork is not None else ()):
+    contents = [*chain_file.files.values(), *([opening.data] if opening.data is not None else [])]
+    files = {sha256(content).hexdigest(): content for content in contents}
+    links = opening.fork.links if opening.fork is not None else ()
+    if not prepared.lease.begin(run, steps, files, links):
         raise InputInvalid(f"run {run.id} is there already.", hint="Start the run again.")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from chains.diff import RecordedRun
 from chains.errors import ChainInvalid, InputInvalid
 from chains.loading import find_chain, load, restore
+from flows.kept_data import chain_files_of
 from flows.overriding import override_models
 from flows.request import request_of
 
@@ -35,8 +36,7 @@ def recorded_run(store: Store, run: RunRow) -> RecordedRun:
 def kept_chain(store: Store, run: RunRow) -> ChainFile:
     """Return the chain that a run was made with, as its file said; raise InputInvalid as `recorded_run`."""
     options = json.loads(run.options or b"{}")
-    names: dict[str, str] = json.loads(run.files or b"{}")
-    files = {name: store.get_blob(sha256) for name, sha256 in names.items()}
+    files = {name: store.get_blob(sha256) for name, sha256 in chain_files_of(run).items()}
     try:
         return restore(run.source, files, options.get("chain") or f"{run.chain}.yaml")
     except ChainInvalid as error:

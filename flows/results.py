@@ -92,7 +92,7 @@ def _encoded(value: Any) -> bytes:
 
 def _recorded(store: Store, run: RunRow) -> RecordedRun:
     chain, request = chain_of(run), request_of(run)
-    rows, _ = bind_rows(chain, request, open_data(request, run))
+    rows, _ = bind_rows(chain, request, open_data(request, run, store))
     return RecordedRun(run.id, chain, rows, store)
 
 

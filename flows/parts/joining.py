@@ -94,7 +94,7 @@ def _opened(part: Part, row: RunRow, lease: PartLease, *, store: Store, settings
             f"the chain {request.chain!r} is not here what run {row.id} was started with: {changes}.",
             hint="Give the worker the same files.",
         )
-    rows, _ = bind_rows(chain_file.chain, request, open_data(request, row))
+    rows, _ = bind_rows(chain_file.chain, request, open_data(request, row, store))
     providers, collections = services(chain_file, request, store=store, settings=settings)
     return PreparedRun(
         run_id=row.id,

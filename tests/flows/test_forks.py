@@ -20,7 +20,7 @@ from flows.executor import execute
 from flows.fork_costs import planned_steps
 from flows.forking import plan_fork
 from flows.prepared import prepare
-from flows.request import Replay, RunRequest
+from flows.request import Replay, Resume, RunRequest
 from flows.units import Direct
 
 
@@ -75,7 +75,7 @@ class Desk:
         self.store: Store = open_store(folder / "store")
         self.made = 0
 
-    def run(self, asked: RunRequest | Replay) -> str:
+    def run(self, asked: RunRequest | Replay | Resume) -> str:
         prepared = prepare(asked, store=self.store, settings=self.settings)
         result = asyncio.run(execute(prepared, Direct()))
         assert result["status"] == "ok"
@@ -201,3 +201,35 @@ def test_one_item_of_a_map_is_asked_again_and_the_others_are_linked(desk: Desk) 
     with pytest.raises(InputInvalid, match="no item 3 there: the last one is item 2"):
         desk.run(Replay(source, start="each[item 3]", fresh=True))
     assert desk.store.verify() == []
+
+
+def test_a_replay_reads_the_data_that_the_run_has_kept(desk: Desk) -> None:
+    request = desk.chain([Step((), False, None, None), Step((0,), False, None, None)])
+    source = desk.run(request)
+    chain = Path(request.chain).rename(desk.folder / "moved.yaml")
+    data = Path(request.data or "")
+    data.unlink()
+    fork = desk.run(Replay(source, edits={"s1.prompt": "Edited: {{ inputs.n }}"}))
+    asked = [row["messages"][0]["content"] for row in desk.store.export_rows(fork, "s1")]
+    assert asked == ["Edited: 0", "Edited: 1", "Edited: 2"]
+    data.write_text('{"n": 7}\n')
+    again = desk.run(Replay(fork, edits={"s1.prompt": "Other: {{ inputs.n }}"}))
+    assert len(desk.store.records(again, "s1")) == 3
+    chain.rename(request.chain)
+    with pytest.raises(InputInvalid, match="has changed since"):
+        desk.run(Resume(source))
+    data.unlink()
+    desk.run(Resume(source))
+    desk.store.prune(runs=[source, fork], grace=0)
+    assert desk.run(Replay(again, edits={"s1.prompt": "Third: {{ inputs.n }}"}))
+    assert desk.store.verify(grace=0) == []
+
+
+def test_a_large_data_set_is_not_kept(desk: Desk) -> None:
+    request = desk.chain([Step((), False, None, None)])
+    prepared = prepare(request, store=desk.store, settings=Settings(keep_data_mb=0))
+    source = asyncio.run(execute(prepared, Direct()))["run_id"]
+    path = Path(prepared.row.data_path or "")
+    path.rename(path.with_suffix(".moved"))
+    with pytest.raises(InputInvalid, match="rows"):
+        desk.run(Replay(source, start="s0", fresh=True))
