@@ -155,7 +155,7 @@ def test_a_replay_runs_exactly_what_the_graph_names(desk: Desk, steps, data) -> 
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None, suppress_health_check=quiet, database=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=quiet, database=None)
 @given(steps=chains_of_steps(), data=st.data())
 def test_many_chains_are_replayed_from_any_step(desk: Desk, steps, data) -> None:
     check(desk, steps, data.draw(st.integers(0, len(steps) - 1)))
