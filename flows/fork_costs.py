@@ -17,7 +17,7 @@ from chains.graph import models_of
 from chains.outputs import schema_of
 from chains.plan import BYTES_PER_TOKEN, items_of, most_calls
 from chains.prompts import prompt_parts
-from chains.spec import EvaluateStep, FinetuneStep, Model, PromptStep, kind_of
+from chains.spec import EmbedStep, EvaluateStep, FinetuneStep, Model, PromptStep, RetrieveStep, kind_of
 from tasks.budgets import DEFAULT_ANSWER_TOKENS
 from tasks.prices import cost_micro, prices_of
 
@@ -115,14 +115,14 @@ def _ceiling(  # noqa: PLR0917 - a step, its rows, and what they are priced by
     prices = [_price(model, settings) for model in asked]
     calls = most_calls(step, fork.source.rows if isinstance(step, EvaluateStep) else number)
     sizes: list[int] = []
-    if not isinstance(step, EvaluateStep) and calls != 0:
+    if isinstance(step, PromptStep | EmbedStep | RetrieveStep) and calls != 0:
         sizes = _sizes(store, fork, step_id, rows)
         if items_of(step) is None and sizes and _same_list(fork, step_id):
             number = len(sizes)
             calls = most_calls(step.model_copy(update={"map": None}), number)
     if calls == 0:
         return Ceiling()
-    if calls is None or isinstance(step, EvaluateStep) or len(asked) != 1:
+    if calls is None or not isinstance(step, PromptStep | EmbedStep | RetrieveStep) or len(asked) != 1:
         free = all(cost_micro(price, None, None) == 0 for price in prices)
         return Ceiling(calls, None, 0 if free else None)
     answer, reask = 0, 0

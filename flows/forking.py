@@ -7,17 +7,18 @@ run is opened, nor of what it may cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chains.changes import Changes, compare, inputs_read, step_hashes, with_dependents
 from chains.errors import InputInvalid
-from chains.graph import Graph, graph_of_file
+from chains.graph import Graph, body_of, graph_of_file
 from chains.inputs import WrongValue, value_of
+from chains.inside import every_step
 from chains.loading import find_chain, load, restore_edited
-from chains.replay import Reach, Selection, Start, reach_of, selection_of, with_edits
-from chains.spec import Model, runs_once
+from chains.replay import Edited, Reach, Selection, Start, reach_of, selection_of, with_edits
+from chains.spec import Model, RepeatStep, runs_once
 from chains.store import Link
 from chains.suggest import did_you_mean
 from flows.overriding import other_model, override_budget, override_models
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 class Fork:
     """A fork that can be made: its source, the request that it runs, its chain, and what of it runs.
 
-    `edited` names for each step what was edited; `changes` are all differences from the source's chain.
+    `edited` names for each step, by its whole name, what was edited; `changes` are all differences from the
+    source's chain.
     """
 
     source: RunRow
@@ -48,6 +50,8 @@ class Fork:
     edited: Mapping[str, list[str]]
     inputs: Mapping[str, Any]
     changes: Changes
+    inside: Mapping[str, frozenset[str]]
+    """For a repeat that runs only because of steps inside it: those that run again in its first turn."""
 
     @property
     def once(self) -> frozenset[str]:
@@ -58,7 +62,7 @@ class Fork:
     def changed_by_file(self) -> Changes:
         """What another chain file has changed, apart from what was edited here."""
         return Changes(
-            tuple(step for step in self.changes.changed if step not in self.edited),
+            tuple(step for step in self.changes.changed if step not in _of_level(self.edited)),
             self.changes.added,
             self.changes.removed,
         )
@@ -69,11 +73,12 @@ class Fork:
         found = []
         for step in self.graph.order:
             reach = self.reach.get(step)
-            items = self.start.items if self.start is not None and self.start.step == step else None
+            start = self.start if self.start is not None and self.start.step == step else Selection(step)
+            again = self.inside.get(step)
             if reach is None:
                 found.append(Link(step))
-            elif reach.rows is not None or items is not None:
-                found.append(Link(step, leave=reach.rows, items=items))
+            elif reach.rows is not None or again is not None or (start.items, start.turn) != (None, None):
+                found.append(Link(step, reach.rows, start.items, start.turn, again))
         return found
 
 
@@ -100,7 +105,7 @@ def plan_fork(store: Store, asked: Replay, settings: Settings) -> Fork:
     budget = {**(request.budget or {}), **(asked.budget or {})} or None
     graph = graph_of_file(chain_file)
     changes = compare(step_hashes(before), step_hashes(chain_file))
-    starts = _starts(chain_file, changes, edited.steps, inputs, start, fresh=asked.fresh)
+    starts = _starts(chain_file, changes, _of_level(edited.steps), inputs, start, fresh=asked.fresh)
     _check_start(chain_file, graph, source, start, starts, store)
     request = replace(
         request,
@@ -110,6 +115,7 @@ def plan_fork(store: Store, asked: Replay, settings: Settings) -> Fork:
         shards_on=None,
         fork=_said(asked, edited.steps, inputs),
     )
+    reach = reach_of(graph, _once(chain_file), starts)
     return Fork(
         source=source,
         request=request,
@@ -117,10 +123,11 @@ def plan_fork(store: Store, asked: Replay, settings: Settings) -> Fork:
         before=before,
         chain_file=replace(chain_file, chain=override_budget(chain_file.chain, budget)),
         graph=graph,
-        reach=reach_of(graph, _once(chain_file), starts),
+        reach=reach,
         edited=edited.steps,
         inputs=inputs,
         changes=changes,
+        inside=_inside(chain_file, graph, reach, edited, start),
     )
 
 
@@ -162,13 +169,14 @@ def _asked_anew(chain_file: ChainFile, start: Selection | None, asked: Replay) -
         raise InputInvalid(
             "it is not said which step is to be asked.", hint="Write --from STEP --fresh, or --samples 5."
         )
-    step = chain_file.chain.steps.get(start.step)
-    found: dict[str, Any] = {}
+    name = start.step if start.inside is None else f"{start.step}.{start.inside}"
+    step = next((found.step for found in every_step(chain_file.chain) if found.name == name), None)
+    edits: dict[str, Any] = {}
     if asked.samples is not None:
-        found[f"{start.step}.samples"] = str(asked.samples) if asked.from_text else asked.samples
+        edits[f"{name}.samples"] = str(asked.samples) if asked.from_text else asked.samples
     if asked.fresh and hasattr(step, "cache"):
-        found[f"{start.step}.cache"] = "refresh"
-    return found
+        edits[f"{name}.cache"] = "refresh"
+    return edits
 
 
 def _inputs(
@@ -214,6 +222,36 @@ def _starts(  # noqa: PLR0917 - all that may differ
     return found
 
 
+def _of_level(edited: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return what was edited by the steps of the chain's own level; what lies inside one is the step's."""
+    found: dict[str, list[str]] = {}
+    for name, fields in edited.items():
+        step, _, inside = name.partition(".")
+        found.setdefault(step, []).extend(f"{inside}.{field}" if inside else field for field in fields)
+    return found
+
+
+def _inside(  # noqa: PLR0917 - a chain, and what of it runs
+    chain_file: ChainFile,
+    graph: Graph,
+    reach: Mapping[str, Reach],
+    edited: Edited,
+    start: Selection | None,
+) -> dict[str, frozenset[str]]:
+    """Return for each repeat that runs only because of steps inside it those that run in its first turn."""
+    found = {}
+    for name in reach:
+        step = chain_file.chain.steps[name]
+        inside = {other.split(".")[1] for other in edited.steps if other.startswith(f"{name}.")}
+        if start is not None and start.step == name and start.inside is not None:
+            inside.add(start.inside.split(".")[0])
+        above = graph.needs[name] & reach.keys() or inputs_read([name], chain_file) & edited.inputs.keys()
+        if isinstance(step, RepeatStep) and inside and not above and name not in edited.steps:
+            body = graph_of_file(body_of(chain_file, step))
+            found[name] = with_dependents(frozenset(inside), body)
+    return found
+
+
 def _at_or_below(chain_file: ChainFile, start: Selection | None) -> frozenset[str]:
     """Return the steps that an edited input reaches: with a start, those from there on."""
     if start is None or start.step not in chain_file.chain.steps:
@@ -235,6 +273,12 @@ def _check_start(  # noqa: PLR0917 - a place, and what it has to fit
     if start.step not in chain_file.chain.steps:
         hint = did_you_mean(start.step, chain_file.chain.steps)
         raise InputInvalid(f"run {source.id} has no step {start.step!r}.", hint=hint)
+    known = {found.name for found in every_step(chain_file.chain)}
+    if start.inside is not None and f"{start.step}.{start.inside}" not in known:
+        hint = did_you_mean(f"{start.step}.{start.inside}", known)
+        raise InputInvalid(f"step {start.step!r} has no step {start.inside!r} inside.", hint=hint)
+    if start.turn is not None and not isinstance(chain_file.chain.steps[start.step], RepeatStep):
+        raise InputInvalid(f"step {start.step!r} has no `repeat`, and so no turns.", hint="Leave them out.")
     if start.items is not None:
         _check_items(chain_file, source, start, store)
     if start.rows is not None:

@@ -16,13 +16,14 @@ from typing import Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from chains.errors import InputInvalid
-from chains.graph import models_of
+from chains.graph import body_of, models_of
+from chains.inside import every_step
 from chains.loading import ChainFile
 from chains.prompts import prompt_parts
 from chains.source.marks import YamlPath
 from chains.source.rewriting import with_value
 from chains.source.scalars import ScalarRefused, plain_value
-from chains.spec import Chain, Model, PromptStep, Step
+from chains.spec import Chain, Model, PromptStep, RepeatStep, Step
 from chains.strict_json import NotStrictJson, parse
 from chains.suggest import did_you_mean, shown
 
@@ -32,7 +33,7 @@ SAMPLING: Final = ("temperature", "top_p", "max_tokens", "seed", "stop")
 
 @dataclass(slots=True)
 class Edited:
-    """An edited chain file: its text, for each step the names of what was edited, and the inputs' values."""
+    """An edited chain file: its text, for each step by its whole name what was edited, and inputs' values."""
 
     source: bytes
     steps: dict[str, list[str]] = field(default_factory=dict)
@@ -54,11 +55,35 @@ def with_edits(
     """
     editing = _Editing(chain_file)
     for step_id, model in models.items():
-        editing.other_model(step_id, model)
+        edit, rest = editing.placed(step_id)
+        if rest:
+            raise InputInvalid(f"the chain has no step {shown(step_id)}.")
+        editing.other_model(edit, model)
     for target, value in edits.items():
         _apply(editing, target, value, from_text=from_text)
     editing.write_models()
     return Edited(editing.text.encode(), editing.steps, editing.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A step that is edited: its whole name, its place in the file, and the chain that it is a step of."""
+
+    name: str
+    place: YamlPath
+    chain_file: ChainFile
+    step: Step
+
+    @property
+    def own_name(self) -> str:
+        """The name among the steps beside it."""
+        return self.name.rpartition(".")[2]
+
+    def inside(self, name: str) -> Edit:
+        """Return a step inside."""
+        assert isinstance(self.step, RepeatStep)
+        body = body_of(self.chain_file, self.step)
+        return Edit(f"{self.name}.{name}", (*self.place, "steps", name), body, self.step.steps[name])
 
 
 class _Editing:
@@ -69,18 +94,23 @@ class _Editing:
         self.text = chain_file.source.decode("utf-8").removeprefix("\ufeff")
         self.steps: dict[str, list[str]] = {}
         self.inputs: dict[str, Any] = {}
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, tuple[Edit, Model]] = {}
         self._named: dict[str, str] = {}
 
     @property
     def chain(self) -> Chain:
         return self.chain_file.chain
 
-    def step(self, name: str, target: str) -> Step:
+    def placed(self, target: str) -> tuple[Edit, list[str]]:
+        """Return the step that a target names, one inside others too, and the rest of the target."""
+        name, *path = target.split(".")
         if name not in self.chain.steps:
             hint = did_you_mean(name, ["inputs", *self.chain.steps])
             raise InputInvalid(f"{target!r}: the chain has no step {shown(name)}.", hint=hint)
-        return self.chain.steps[name]
+        found = Edit(name, ("steps", name), self.chain_file, self.chain.steps[name])
+        while isinstance(found.step, RepeatStep) and path and path[0] in found.step.steps:
+            found = found.inside(path.pop(0))
+        return found, path
 
     def note(self, step_id: str, what: str) -> None:
         found = self.steps.setdefault(step_id, [])
@@ -90,61 +120,60 @@ class _Editing:
     def put(self, path: YamlPath, value: Any) -> None:
         self.text = with_value(self.text, path, value)
 
-    def other_model(self, step_id: str, model: Model | str) -> None:
-        step = self.step(step_id, f"{step_id}.model")
-        if "model" not in type(step).model_fields:
+    def other_model(self, edit: Edit, model: Model | str) -> None:
+        if "model" not in type(edit.step).model_fields:
             raise InputInvalid(
-                f"step {step_id!r} names no model that could be another.", hint="Edit its other fields."
+                f"step {edit.name!r} names no model that could be another.", hint="Edit its other fields."
             )
-        now = self.model_name(step_id)
+        now = self.model_name(edit)
         if isinstance(model, Model):
             if now is None or self.chain.models.get(now) != model:
-                self._models[step_id] = model
-                self.note(step_id, "model")
+                self._models[edit.name] = (edit, model)
+                self.note(edit.name, "model")
         elif model not in self.chain.models:
             hint = did_you_mean(model, self.chain.models)
-            raise InputInvalid(f"the chain has no model {shown(model)} for step {step_id!r}.", hint=hint)
+            raise InputInvalid(f"the chain has no model {shown(model)} for step {edit.name!r}.", hint=hint)
         elif model != now:
-            self._named[step_id] = model
-            self.put(("steps", step_id, "model"), model)
-            self.note(step_id, "model")
+            self._named[edit.name] = model
+            self.put((*edit.place, "model"), model)
+            self.note(edit.name, "model")
 
-    def sampling(self, step_id: str, name: str, value: Any) -> None:
-        model = self._models.get(step_id) or self.chain.models.get(self.model_name(step_id) or "")
+    def sampling(self, edit: Edit, name: str, value: Any) -> None:
+        _, own = self._models.get(edit.name, (edit, None))
+        model = own or self.chain.models.get(self.model_name(edit) or "")
         if model is None:
-            raise InputInvalid(f"step {step_id!r} asks no model, so it has no {name!r}.")
+            raise InputInvalid(f"step {edit.name!r} asks no model, so it has no {name!r}.")
         if getattr(model, name) != value:
             # Not validated here: whoever reads the edited chain does that, with all that is wrong at once.
-            self._models[step_id] = model.model_copy(update={name: value})
-            self.note(step_id, name)
+            self._models[edit.name] = (edit, model.model_copy(update={name: value}))
+            self.note(edit.name, name)
 
-    def model_name(self, step_id: str) -> str | None:
-        if step_id in self._named:
-            return self._named[step_id]
-        names = models_of(self.chain.steps[step_id], self.chain)
+    def model_name(self, edit: Edit) -> str | None:
+        if edit.name in self._named:
+            return self._named[edit.name]
+        names = models_of(edit.step, self.chain)
         return names[0] if len(names) == 1 else None
 
     def write_models(self) -> None:
         """Write the models that steps have of their own."""
-        for step_id, model in self._models.items():
-            name = self._own_name(step_id)
+        for edit, model in self._models.values():
+            name = self._own_name(edit)
             kept = model.model_dump(mode="json", exclude_defaults=True, warnings=False)
             self.put(("models", name), kept)
-            self.put(("steps", step_id, "model"), name)
+            self.put((*edit.place, "model"), name)
 
-    def _own_name(self, step_id: str) -> str:
+    def _own_name(self, edit: Edit) -> str:
         """Return a name for the model of this step alone: one that it has already, else a free one."""
-        users = [name for name, step in self.chain.steps.items() if self._uses(step, f"{step_id}_model")]
-        if users == [step_id] and self.chain.defaults.model != f"{step_id}_model":
-            return f"{step_id}_model"
-        number, name = 1, f"{step_id[:50]}_model"
+        stem = edit.name.replace(".", "_")[:50]
+        now = self.model_name(edit)
+        users = [found.name for found in every_step(self.chain) if now in models_of(found.step, self.chain)]
+        if now == f"{stem}_model" and users == [edit.name] and self.chain.defaults.model != now:
+            return now
+        number, name = 1, f"{stem}_model"
         while name in self.chain.models:
             number += 1
-            name = f"{step_id[:50]}_model{number}"
+            name = f"{stem}_model{number}"
         return name
-
-    def _uses(self, step: Step, model: str) -> bool:
-        return model in self.chain.models and model in models_of(step, self.chain)
 
 
 def _apply(editing: _Editing, target: str, value: Any, *, from_text: bool) -> None:
@@ -162,59 +191,61 @@ def _apply(editing: _Editing, target: str, value: Any, *, from_text: bool) -> No
             raise InputInvalid(f"the chain has no input {shown('.'.join(path))}.", hint=hint)
         editing.inputs[path[0]] = value
         return
-    step = editing.step(root, target)
-    known = type(step).model_fields
+    edit, path = editing.placed(target)
+    known = type(edit.step).model_fields
+    if not path:
+        raise InputInvalid(f"{target!r} is a step, and names no field of it.", hint="Write STEP.FIELD=VALUE.")
     if path[0] in SAMPLING and path[0] not in known and len(path) == 1:
-        editing.sampling(root, path[0], _read(Model, path, value, target) if from_text else value)
-    elif path[0] == "prompt" and isinstance(step, PromptStep):
-        _edit_prompt(editing, root, path[1:], value)
+        editing.sampling(edit, path[0], _read(Model, path, value, target) if from_text else value)
+    elif path[0] == "prompt" and isinstance(edit.step, PromptStep):
+        _edit_prompt(editing, edit, path[1:], value)
     elif path == ["model"] and isinstance(value, str):
-        editing.other_model(root, value)
+        editing.other_model(edit, value)
     elif path[0] in known:
-        _edit_field(editing, root, path, _read(type(step), path, value, target) if from_text else value)
+        _edit_field(editing, edit, path, _read(type(edit.step), path, value, target) if from_text else value)
     else:
-        hint = did_you_mean(path[0], [*known, *SAMPLING])
-        raise InputInvalid(f"{target!r}: step {root!r} has no field {shown(path[0])}.", hint=hint)
+        inside = edit.step.steps if isinstance(edit.step, RepeatStep) else ()
+        hint = did_you_mean(path[0], [*inside, *known, *SAMPLING])
+        raise InputInvalid(f"{target!r}: step {edit.name!r} has no field {shown(path[0])}.", hint=hint)
 
 
-def _edit_prompt(editing: _Editing, step_id: str, path: list[str], value: Any) -> None:
+def _edit_prompt(editing: _Editing, edit: Edit, path: list[str], value: Any) -> None:
     """Edit the whole prompt, or the text of the one message that has a role."""
-    parts = prompt_parts(editing.chain_file, step_id)
+    parts = prompt_parts(edit.chain_file, edit.own_name)
     if not path:
         new = [("user", value)] if isinstance(value, str) else value
         if isinstance(value, str) and parts == new:
             return
-        editing.put(("steps", step_id, "prompt"), value)
-        editing.note(step_id, "prompt")
+        editing.put((*edit.place, "prompt"), value)
+        editing.note(edit.name, "prompt")
         return
     places = [place for place, (role, _) in enumerate(parts) if role == path[0] or str(place) == path[0]]
     if len(path) > 1 or len(places) != 1 or not isinstance(value, str):
         said = ", ".join(role for role, _ in parts)
         raise InputInvalid(
-            f"step {step_id!r} has no one message {'.'.join(path)!r}: its messages are {said}.",
-            hint=f"Write {step_id}.prompt.ROLE, or the message's number, from 0.",
+            f"step {edit.name!r} has no one message {'.'.join(path)!r}: its messages are {said}.",
+            hint=f"Write {edit.name}.prompt.ROLE, or the message's number, from 0.",
         )
-    if parts[places[0]][1] == value:
+    role, text = parts[places[0]]
+    if text == value:
         return
-    step = editing.chain.steps[step_id]
-    whole = isinstance(step, PromptStep) and isinstance(step.prompt, str)
-    role = parts[places[0]][0]
-    editing.put(("steps", step_id, "prompt", *(() if whole else (places[0], role))), value)
-    editing.note(step_id, "prompt")
+    whole = isinstance(edit.step, PromptStep) and isinstance(edit.step.prompt, str)
+    editing.put((*edit.place, "prompt", *(() if whole else (places[0], role))), value)
+    editing.note(edit.name, "prompt")
 
 
-def _edit_field(editing: _Editing, step_id: str, path: list[str], value: Any) -> None:
-    now: Any = editing.chain.steps[step_id].model_dump(mode="json")
+def _edit_field(editing: _Editing, edit: Edit, path: list[str], value: Any) -> None:
+    now: Any = edit.step.model_dump(mode="json", by_alias=True)
     for name in path:
         now = now.get(name) if isinstance(now, Mapping) else None
     if now == value:
         return
     try:
-        editing.put(("steps", step_id, *path), value)
+        editing.put((*edit.place, *path), value)
     except KeyError as error:
-        place = ".".join((step_id, *path))
+        place = ".".join((edit.name, *path))
         raise InputInvalid(f"{place!r} is nothing that can be edited: {error} is not there.") from error
-    editing.note(step_id, ".".join(path))
+    editing.note(edit.name, ".".join(path))
 
 
 def _read(model: type[BaseModel], path: list[str], text: Any, target: str) -> Any:

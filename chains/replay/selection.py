@@ -1,4 +1,4 @@
-"""Where a replay begins: `STEP`, `STEP[row 3]` or `STEP[row 3][item 2]`.
+"""Where a replay begins: `STEP`, `STEP[row 3]`, `STEP[row 3][item 2]` or `STEP.INSIDE[turn 1]`.
 
 Owns the reading of such a text. Knows nothing of what runs from there.
 """
@@ -12,20 +12,25 @@ from typing import Final
 from chains.errors import InputInvalid
 from chains.suggest import shown
 
-_FORM: Final = re.compile(r"([a-z][a-z0-9_]{0,63})((?:\[[^\[\]]*\])*)")
+_FORM: Final = re.compile(r"([a-z][a-z0-9_.]{0,63})((?:\[[^\[\]]*\])*)")
 _PLACE: Final = re.compile(r"\[\s*([a-z]+)\s+([0-9,\s-]+)\]")
-_WORDS: Final = ("row", "item")
+_WORDS: Final = ("row", "item", "turn")
 _MOST: Final = 100_000
-_HINT: Final = "Write STEP, STEP[row 3], STEP[row 3-7], STEP[row 3,5] or STEP[row 3][item 2]."
+_HINT: Final = "Write STEP, STEP[row 3], STEP[row 3-7], STEP[row 3,5], STEP[row 3][item 2] or STEP[turn 1]."
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A step, and the rows and the items of its map that it is replayed for; None: all."""
+    """A step, and the rows and the items of its map that it is replayed for; None: all.
+
+    `turn`: the first turn of its repeat that runs again. `inside`: the step inside it that is meant.
+    """
 
     step: str
     rows: frozenset[int] | None = None
     items: frozenset[int] | None = None
+    turn: int | None = None
+    inside: str | None = None
 
 
 def selection_of(text: str) -> Selection:
@@ -37,9 +42,14 @@ def selection_of(text: str) -> Selection:
     for bracket in re.findall(r"\[[^\[\]]*\]", found[2]):
         place = _PLACE.fullmatch(bracket)
         if place is None or place[1] not in _WORDS or place[1] in chosen:
-            raise InputInvalid(f"{shown(text)}: {shown(bracket)} names no rows and no items.", hint=_HINT)
+            raise InputInvalid(f"{shown(text)}: {shown(bracket)} names no rows, items or turns.", hint=_HINT)
         chosen[place[1]] = _numbers(text, place[2])
-    return Selection(found[1], chosen.get("row"), chosen.get("item"))
+    turns = chosen.get("turn")
+    if turns is not None and len(turns) > 1:
+        raise InputInvalid(f"{shown(text)}: a repeat goes on from one turn.", hint="Write [turn 1].")
+    step, _, inside = found[1].partition(".")
+    turn = min(turns) if turns is not None else None
+    return Selection(step, chosen.get("row"), chosen.get("item"), turn, inside or None)
 
 
 def _numbers(text: str, listed: str) -> frozenset[int]:

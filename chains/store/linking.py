@@ -8,6 +8,7 @@ goes or is written again, its payloads are handed down. Reading goes through
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -42,18 +43,49 @@ _LEFT_OUT: Final = _PAYLOADS | {"id", "tokens_in", "tokens_out", "cost_micro", "
 class Link:
     """The records of one step of a run that a fork takes over: all but those of the rows in `leave`.
 
-    `leave` None are all rows. With `items` those rows keep the records of the other items of the step's map.
+    `leave` None are all rows. Of those rows, what lies inside the step's record is taken over too where it
+    stands: with `items`, in other items; with `turn`, in earlier turns; with `again`, in that first turn
+    outside of these steps.
     """
 
     step: str
     leave: frozenset[int] | None = frozenset()
     items: frozenset[int] | None = None
+    turn: int | None = None
+    again: frozenset[str] | None = None
 
     def takes(self, row: Mapping[str, Any]) -> bool:
         """Whether a record of the step is taken over; `row` is by column."""
         if self.leave is not None and row["row"] not in self.leave:
             return True
-        return self.items is not None and row["item"] >= 0 and row["item"] not in self.items
+        item, turn = _frames(self.step, row)
+        if self.items is not None and (item is None or item not in self.items):
+            return item is not None
+        if turn is None or (self.turn is None and self.again is None):
+            return False
+        first = self.turn or 0
+        return turn < first or (turn == first and self.again is not None and _name(row) not in self.again)
+
+
+_FRAME: Final = re.compile(r"([a-z][a-z0-9_]*)\[(item|turn) ([0-9]+)\]")
+
+
+def _frames(step: str, row: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the item and the turn of a step of the chain's own level that a record stands in."""
+    if row["step"] == step:
+        return (row["item"] if row["item"] >= 0 else None), None
+    found: dict[str, int] = {}
+    for name, word, number in _FRAME.findall(row["path"]):
+        if name == step:
+            found.setdefault(word, int(number))
+    if "turn" not in found and row["turn"] >= 0:
+        found["turn"] = row["turn"]
+    return found.get("item"), found.get("turn")
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Return the name that a step has in the step around it, without what only belongs to it."""
+    return str(row["step"]).split(".")[1].partition(_JUDGES)[0]
 
 
 def payload(column: str) -> Any:

@@ -233,3 +233,49 @@ def test_a_large_data_set_is_not_kept(desk: Desk) -> None:
     path.rename(path.with_suffix(".moved"))
     with pytest.raises(InputInvalid, match="rows"):
         desk.run(Replay(source, start="s0", fresh=True))
+
+
+LOOP = """chain: loop
+inputs: {{goal: {{type: string, default: none}}}}
+models: {{m: {{provider: openai, model: m, base_url: "{url}", temperature: 1}}}}
+defaults: {{model: m}}
+steps:
+  first: {{prompt: "Begin"}}
+  draft:
+    repeat: {{until: "loop.turn == 2", max: 5}}
+    steps:
+      plan: {{prompt: "Plan {{{{ loop.turn }}}} of {{{{ first.text }}}} {{{{ loop.previous.write.text if loop.previous else 0 }}}}"}}
+      write: {{prompt: "Write {{{{ plan.text }}}}"}}
+  after: {{prompt: "After {{{{ draft.write.text }}}}"}}
+"""  # noqa: E501
+
+
+def test_a_loop_is_replayed_from_a_turn_and_from_a_step_inside(desk: Desk) -> None:
+    path = desk.folder / "loop.yaml"
+    path.write_text(LOOP.format(url=desk.server.url))
+    source = desk.run(RunRequest(chain=str(path)))
+    before, sent = desk.records(source), desk.sent()
+    assert sent and len(before) == 9
+    assert desk.records(desk.run(Replay(source, start="draft"))) == before
+    assert desk.sent() == sent
+
+    def ran(run: str) -> set[tuple[str, int]]:
+        found = desk.store.records(run, payloads=False, within=True)
+        return {(record.step, record.turn) for record in found if not record.linked}
+
+    rest = {("draft", -1), ("after", -1)}
+    third = {("draft.plan", 2), ("draft.write", 2)}
+    edited = desk.run(Replay(source, edits={"draft.write.prompt": "Rewrite {{ plan.text }}"}))
+    second = {("draft.plan", 1), ("draft.write", 1)}
+    assert ran(edited) == rest | third | second | {("draft.write", 0)}
+    assert desk.sent() == sent + 6
+    late = desk.run(Replay(source, start="draft.write[turn 2]", edits={"draft.write.temperature": 0.5}))
+    assert ran(late) == rest | {("draft.write", 2)}
+    fresh = desk.run(Replay(source, start="draft[turn 2]", fresh=True))
+    assert ran(fresh) == rest | third
+    above = desk.run(Replay(source, edits={"first.prompt": "Go"}))
+    assert ran(above) == rest | third | second | {("first", -1), ("draft.plan", 0), ("draft.write", 0)}
+    assert desk.records(source) == before and desk.store.verify() == []
+    for place, said in (("first[turn 1]", "no turns"), ("draft.wrote", "has no step 'wrote' inside")):
+        with pytest.raises(InputInvalid, match=said):
+            desk.run(Replay(source, start=place, fresh=True))
