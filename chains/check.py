@@ -122,6 +122,7 @@ def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
                     if source is not None:
                         files.require((*at, "data", part), source)
                 check_store_model(subject, (*at, "base"), words, step.base)
+                _check_teacher(subject, (*at, "teacher"), words, step)
             case EvaluateStep():
                 check_evaluate(subject, at, step, _known)
                 for place, check in enumerate(step.checks):
@@ -262,6 +263,19 @@ def _check_module(subject: Subject, path: YamlPath, words: str, module: str) -> 
             path,
             f"{words}: this machine does not let a chain import {shown(module)}",
             "Put the function into a file beside the chain, or add the module to HEADRACE_ALLOWED_MODULES.",
+        )
+
+
+def _check_teacher(subject: Subject, path: YamlPath, words: str, step: FinetuneStep) -> None:
+    if step.teacher is None:
+        return
+    _known(subject, path, step.teacher, words=words, section="models")
+    teacher = subject.chain.models.get(step.teacher)
+    if step.level == "logits" and teacher is not None and teacher.provider == "openai":
+        subject.findings.at_value(
+            path,
+            f"{words}: 'level: logits' needs a teacher's weights, and {step.teacher!r} is behind an endpoint",
+            "Say 'level: sequence', or name a model of provider local or starter.",
         )
 
 

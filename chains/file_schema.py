@@ -61,7 +61,11 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
     "PrepareStep": [_ONCE, {"dependentRequired": {"like": ["completion"], "completion": ["like"]}}],
     "FinetuneStep": [
         _ONCE,
-        {"if": {"properties": {"finetune": {"not": {"const": "scratch"}}}}, "then": {"required": ["base"]}},
+        {
+            "if": {"properties": {"finetune": {"not": {"enum": ["distill", "scratch"]}}}},
+            "then": {"required": ["base"]},
+        },
+        {"if": {"properties": {"finetune": {"const": "distill"}}}, "then": {"required": ["teacher"]}},
     ],
     "EvaluateStep": [_ONCE],
 }

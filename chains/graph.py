@@ -283,7 +283,7 @@ def models_of(step: Step, chain: Chain) -> list[str]:
         case EmbedStep():
             names = [step.model]
         case FinetuneStep():
-            names = [step.base]
+            names = [step.base, step.teacher]
         case RepeatStep():
             names = [name for inner in step.steps.values() for name in models_of(inner, chain)]
         case PrepareStep():

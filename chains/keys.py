@@ -187,6 +187,8 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         "gate": "decides whether anything is published",
         "max_forgetting": "decides whether anything is published",
         "save_steps": "the best checkpoint is one of those that were saved",
+        "teacher": "as its answers, or as the hash of its weights",
+        "max_unanswered": "decides whether anything is trained",
         **dict.fromkeys(
             (
                 "finetune",
@@ -222,6 +224,10 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
                 "encoder_hidden_size",
                 "bottleneck_size",
                 "placement",
+                "level",
+                "temperature",
+                "jsd_beta",
+                "label_weight",
             ),
             "decides the weights",
         ),
@@ -325,7 +331,7 @@ LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
         "inputs": "their values are in the keys of the steps that read them",
     },
     PrepareStep: _OUT_KEPT,
-    FinetuneStep: _OUT_STEP,
+    FinetuneStep: _OUT_CALLING,
     EvaluateStep: _OUT_CALLING,
     Model: {
         "api_key": "a secret, and it does not change the answer",

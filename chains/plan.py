@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chains.graph import Graph, graph_of_file, models_of
 from chains.inside import every_step
+from chains.plan_teacher import Questions, asks_teacher, cost_note, questions_of
 from chains.prompts import prompt_parts
 from chains.spec import (
     Budget,
@@ -99,10 +100,16 @@ def make_plan(
     steps = [
         _planned(step_id, chain_file, graph, rows=rows, sample=inputs_sample or {}) for step_id in graph.order
     ]
+    taught = _taught(chain_file, graph, read_outside=settings.read_outside)
+    steps = [_with_questions(step, taught[step.id]) if step.id in taught else step for step in steps]
     shards = [
         range(start, min(start + settings.shard_rows, rows)) for start in range(0, rows, settings.shard_rows)
     ]
-    notes = [*_earlier_notes(chain_file, store, data_sha256), *_notes(chain_file.chain, graph, steps, shards)]
+    notes = [
+        *_earlier_notes(chain_file, store, data_sha256),
+        *_notes(chain_file.chain, graph, steps, shards),
+        *_teacher_notes(chain_file.chain, taught),
+    ]
     return Plan(chain_file.chain.chain, chain_file.hash, rows, shards, steps, notes)
 
 
@@ -155,6 +162,30 @@ def items_of(step: Step) -> int | None:
 
 def _if_known(number: int | None, items: int | None) -> int | None:
     return number if items is not None else (number and None)
+
+
+def _taught(chain_file: ChainFile, graph: Graph, *, read_outside: bool) -> dict[str, Questions | None]:
+    """Return what each distill step asks its teacher."""
+    steps = {step_id: chain_file.chain.steps[step_id] for step_id in graph.order}
+    return {
+        step_id: questions_of(step, chain_file, read_outside=read_outside)
+        for step_id, step in steps.items()
+        if isinstance(step, FinetuneStep) and asks_teacher(step)
+    }
+
+
+def _with_questions(step: PlannedStep, questions: Questions | None) -> PlannedStep:
+    calls, tokens = (None, None) if questions is None else (questions.number, questions.tokens)
+    return replace(step, calls=calls, tokens_in_estimate=tokens)
+
+
+def _teacher_notes(chain: Chain, taught: Mapping[str, Questions | None]) -> list[str]:
+    notes = []
+    for step_id, questions in taught.items():
+        step = chain.steps[step_id]
+        assert isinstance(step, FinetuneStep)
+        notes.append(cost_note(step_id, step, questions, chain.models.get(step.teacher or "")))
+    return notes
 
 
 def _calls(step: Step, times: int) -> int | None:
@@ -214,8 +245,10 @@ def _tokens(sources: Iterable[str], sample: Mapping[str, Any]) -> int:
 
 
 def _described(step: Step, name: str | None, model: Model | None) -> str | None:
+    if isinstance(step, FinetuneStep) and step.base is None:
+        return "from nothing" if step.teacher is None else f"from nothing, taught by {step.teacher}"
     if model is None:
-        return "from nothing" if isinstance(step, FinetuneStep) and step.base is None else name
+        return name
     return f"{name} ({model.provider} {model.model})" if model.model else f"{name} ({model.provider})"
 
 

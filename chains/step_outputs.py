@@ -57,6 +57,8 @@ def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, .
             return ("collection", "chunks", "embedded", "reused", "documents")
         case PrepareStep():
             return ("train", "validation", "test", "counts", "dropped", "reasons", "tokens", "leaks", "card")
+        case FinetuneStep(finetune="distill", level="sequence"):
+            return (*FINETUNE_OUTPUTS, "questions", "unanswered")
         case FinetuneStep():
             return FINETUNE_OUTPUTS
         case EvaluateStep():

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 from chains.errors import EnvironmentLacks, GateNotMet, InputInvalid, Refused
 from chains.keys import canonical, key_of
 from chains.spec import FinetuneStep
+from chains.spec.distilling import DISTILL_KEYS
 from chains.spec.finetuning import CHOOSING
+from chains.store.files import atomic_write
 from chains.templates import evaluate, render_value
 from tasks.context import OnceJob, Progress, RowResult, StepContext
-from tasks.providers.weights import Reach, find_weights, starter_weights
+from tasks.providers.weights import Reach, Weights, find_weights, starter_weights
 from tasks.publishing import finish_files, publish
+from tasks.teaching import Taught, answers_of_teacher, check_vocabularies
 from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
 from tasks.training.card import Origin
 from tasks.training.licence import licence_of
@@ -63,10 +66,13 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     """Train what the step says, publish it, and return the model's name and how the training went."""
     step = cast(FinetuneStep, ctx.step)
     base = base_of(step, ctx.step_id, ctx.chain_file, store=ctx.store, reach=ctx.providers.reach)
+    teacher = _teacher_of(ctx, step, base)
     files = _data_files(ctx, step, job)
     hashes = {part: _sha256(path) if path else None for part, path in files.items()}
+    taught = await answers_of_teacher(ctx, step, files) if _asks_teacher(step) else {}
+    hashes |= {part: one.sha256 for part, one in taught.items()}
     parameters = _parameters(step)
-    weights_key = _weights_key(step, base, hashes, parameters)
+    weights_key = _weights_key(step, base, hashes, parameters, teacher=teacher)
     passing = {"gate": step.gate, "max_forgetting": step.max_forgetting}
     key = key_of("finetune", {"weights": weights_key, "publish": step.publish, **passing})
     inputs = {"data": {part: str(path) if path else None for part, path in files.items()}, "sha256": hashes}
@@ -74,13 +80,16 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     if reused is not None:
         return dataclasses.replace(reused, inputs=inputs)
     work = ctx.store.folder("work") / weights_key
+    files |= _written(work, taught)
     order = TrainingJob(
         method=step.finetune,
         train=str(files["train"]),
         validation=str(files["validation"]) if files["validation"] else None,
         general=str(files["general"]) if files["general"] else None,
         base=str(base.folder) if base else None,
-        architecture=step.architecture.model_dump() if step.finetune == "scratch" else {},
+        architecture=step.architecture.model_dump() if base is None else {},
+        teacher=str(teacher.folder) if teacher else None,
+        teacher_base=str(teacher.base) if teacher and teacher.base else None,
         hyperparameters=Hyperparameters(**parameters),
         threads=ctx.settings.torch_threads,
     )
@@ -92,7 +101,11 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         data=hashes,
         chain=ctx.chain_file.chain.chain,
         step=ctx.step_id,
-        parameters={**parameters, **({"architecture": order.architecture} if order.architecture else {})},
+        parameters={
+            **parameters,
+            **({"architecture": order.architecture} if order.architecture else {}),
+            **({"teacher": _described_teacher(ctx, step)} if step.teacher else {}),
+        },
         licence=licence_of(base.folder) if base else None,
     )
     finish_files(work / "model", step=step, order=order, result=result, origin=origin, described=described)
@@ -108,6 +121,9 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         "history": result.history,
         "curve": result.curve,
     }
+    if taught:
+        output["questions"] = sum(one.examples + one.unanswered for one in taught.values())
+        output["unanswered"] = sum(one.unanswered for one in taught.values())
     if (drawn := losses_svg(result.curve, result.history)) is not None:
         output["files"] = {"losses.svg": await asyncio.to_thread(ctx.store.put_blob, drawn.encode())}
     # Training runs on this machine: it takes time and costs no money.
@@ -144,21 +160,62 @@ def base_of(
             f"step {step_id!r}: base {step.base!r} is behind an endpoint, so it cannot be tuned here.",
             hint="Name a model of provider local or starter.",
         )
-    if model is not None and model.provider == "starter":
-        weights, described = starter_weights(), {"provider": "starter"}
-    else:
-        name = (model.model if model is not None else None) or step.base
-        revision = model.revision if model is not None else None
-        beside = chain_file.folder / str(name)
-        name = _pinned(store, str(beside.resolve()) if beside.is_dir() else str(name))
-        weights = find_weights(name, revision=revision, store=store, reach=reach)
-        described = {"provider": "local", "model": name, **({"revision": revision} if revision else {})}
+    weights, described = _weights_of(step.base, chain_file, store=store, reach=reach)
     if weights.base is not None:
         raise InputInvalid(
             f"step {step_id!r}: base {step.base!r} is an adapter.",
             hint="Train on the model that it was made for.",
         )
     return Base(weights.folder, described, weights.sha256)
+
+
+def _weights_of(
+    named: str, chain_file: ChainFile, *, store: Store, reach: Reach
+) -> tuple[Weights, dict[str, Any]]:
+    """Find a model on this machine by what a step calls it, and how a model row says so."""
+    model = chain_file.chain.models.get(named)
+    if model is not None and model.provider == "starter":
+        return starter_weights(), {"provider": "starter"}
+    name = (model.model if model is not None else None) or named
+    revision = model.revision if model is not None else None
+    beside = chain_file.folder / str(name)
+    name = _pinned(store, str(beside.resolve()) if beside.is_dir() else str(name))
+    weights = find_weights(name, revision=revision, store=store, reach=reach)
+    return weights, {"provider": "local", "model": name, **({"revision": revision} if revision else {})}
+
+
+def _asks_teacher(step: FinetuneStep) -> bool:
+    return step.finetune == "distill" and step.level == "sequence"
+
+
+def _teacher_of(ctx: StepContext, step: FinetuneStep, base: Base | None) -> Weights | None:
+    """Find the weights of a teacher whose distributions are learnt; check that they fit the student's."""
+    if step.teacher is None or _asks_teacher(step):
+        return None
+    weights, _ = _weights_of(step.teacher, ctx.chain_file, store=ctx.store, reach=ctx.providers.reach)
+    if base is not None:
+        check_vocabularies(weights, base.folder, step)
+    return weights
+
+
+def _described_teacher(ctx: StepContext, step: FinetuneStep) -> dict[str, Any]:
+    """Return what a card and a lineage say of the teacher; of one behind an endpoint never its address."""
+    assert step.teacher is not None
+    model = ctx.providers.described(step.teacher)
+    return {
+        "provider": model.provider,
+        **({"model": model.model} if model.model else {}),
+        "level": step.level,
+    }
+
+
+def _written(work: Path, taught: Mapping[str, Taught]) -> dict[str, Path]:
+    """Write what the teacher answered beside what is trained on it; the folder's name has its hash."""
+    paths = {part: work / f"taught-{part}.jsonl" for part in taught}
+    for part, path in paths.items():
+        work.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, taught[part].content)
+    return paths
 
 
 def _pinned(store: Store, name: str) -> str:
@@ -208,15 +265,23 @@ def _sha256(path: Path) -> str:
 
 
 def _parameters(step: FinetuneStep) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(Hyperparameters)]
+    # Without those of a teacher where there is none, so that keys made before there were any still hold.
+    foreign = () if step.finetune == "distill" else DISTILL_KEYS
+    names = [field.name for field in dataclasses.fields(Hyperparameters) if field.name not in foreign]
     values = {name: getattr(step, name) for name in names}
     rates = PREFERENCE_LEARNING_RATES if step.finetune == "preference" else LEARNING_RATES
     what = step.trains if step.finetune in CHOOSING else step.finetune
+    what = "scratch" if step.base is None else what
     return {**values, "learning_rate": step.learning_rate or rates[what]}
 
 
 def _weights_key(
-    step: FinetuneStep, base: Base | None, hashes: Mapping[str, str | None], parameters: Mapping[str, Any]
+    step: FinetuneStep,
+    base: Base | None,
+    hashes: Mapping[str, str | None],
+    parameters: Mapping[str, Any],
+    *,
+    teacher: Weights | None,
 ) -> str:
     """Hash what decides the weights; a gate that said no does not make them worth training again."""
     from importlib.metadata import version
@@ -227,7 +292,9 @@ def _weights_key(
             "method": step.finetune,
             "base": base.sha256 if base else None,
             "described": base.described if base else None,
-            "architecture": step.architecture.model_dump() if step.finetune == "scratch" else None,
+            "architecture": step.architecture.model_dump() if base is None else None,
+            # Only where there is one, so that keys of what was trained without stay what they are.
+            **({"teacher": teacher.sha256} if teacher else {}),
             "data": dict(hashes),
             "parameters": dict(parameters),
             "versions": {name: version(name) for name in DECIDING_LIBRARIES},

@@ -11,6 +11,7 @@ from chains.spec.chain import (
     Chain,
     Input,
 )
+from chains.spec.distilling import DistillKeys
 from chains.spec.evaluating import (
     Check,
     Comparison,
@@ -84,6 +85,7 @@ __all__ = [
     "Collection",
     "Comparison",
     "Defaults",
+    "DistillKeys",
     "Duration",
     "EmbedStep",
     "EvaluateStep",

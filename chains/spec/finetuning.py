@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from chains.spec.distilling import CALLING_KEYS, DISTILL, DISTILL_KEYS, DistillKeys
 from chains.spec.parts import Expression, Part, Template
-from chains.spec.steps import StepBase
 
 Method = Literal[
     "scratch",
@@ -25,13 +25,16 @@ Method = Literal[
     "ia3",
     "instruction",
     "preference",
+    "distill",
 ]
 
-CHOOSING = frozenset({"instruction", "preference"})
+CHOOSING = frozenset({"instruction", "preference", "distill"})
+FROM_NOTHING = frozenset({"scratch", "distill"})
+"""Methods that make a model of their own where there is no `base`."""
 _LORA = CHOOSING | {"lora"}
 VIRTUAL_TOKENS = frozenset({"prefix", "prompt_tuning", "p_tuning"})
 ONLY_FOR: dict[str, frozenset[str]] = {
-    "architecture": frozenset({"scratch"}),
+    "architecture": FROM_NOTHING,
     "freeze": frozenset({"transfer"}),
     "train_last": frozenset({"transfer"}),
     "trains": CHOOSING,
@@ -46,6 +49,7 @@ ONLY_FOR: dict[str, frozenset[str]] = {
     "encoder_hidden_size": frozenset({"prefix", "p_tuning"}),
     "bottleneck_size": frozenset({"adapter"}),
     "placement": frozenset({"adapter"}),
+    **dict.fromkeys((*DISTILL_KEYS, *CALLING_KEYS), DISTILL),
 }
 """Keys that only some methods read."""
 
@@ -81,15 +85,17 @@ class Architecture(Part):
     """Longest context, in tokens."""
 
 
-class FinetuneStep(StepBase):
+class FinetuneStep(DistillKeys):
     """Train a model (once) and publish it."""
 
     finetune: Method
     """The method: `scratch` (own tokenizer and weights), `full` (all weights of `base`), `transfer` (some
     layers frozen), `lora`, `adapter` (bottlenecks), `prefix`, `prompt_tuning`, `p_tuning`, `ia3`, or
-    `instruction` (chats under the base's own template, see `trains`), or `preference` (DPO)."""
+    `instruction` (chats under the base's own template, see `trains`), or `preference` (DPO), or `distill`
+    (from a `teacher`)."""
     base: str | None = None
-    """A name under `models:`, a hub id or a folder. Not for `scratch`."""
+    """A name under `models:`, a hub id or a folder. Not for `scratch`; `distill` without it makes a student
+    from nothing."""
     data: TrainingFiles
     """What to learn from."""
     publish: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | None = None
@@ -97,7 +103,7 @@ class FinetuneStep(StepBase):
     gate: Expression | None = None
     """A bare expression over the step's own metrics; where it is false nothing is published."""
     architecture: Architecture = Architecture()
-    """For `scratch`: the model's shape."""
+    """For `scratch`, and `distill` without `base`: the model's shape."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Default by what is trained: all weights 2e-5, frozen layers 1e-4, lora 2e-4, scratch 3e-4, adapter
     1e-3, ia3 3e-3, virtual tokens 1e-2, preference 1e-6 (all weights) or 1e-5 (lora)."""
@@ -141,7 +147,8 @@ class FinetuneStep(StepBase):
     rehearsal: float = Field(default=0.0, ge=0, le=0.9)
     """Share of `data.general` in what is trained on; half of that file is kept for measuring."""
     trains: Literal["full", "lora"] = "lora"
-    """For `instruction` and `preference`: whether all weights are trained or a LoRA adapter."""
+    """For `instruction`, `preference` and `distill`: whether all weights are trained or a LoRA adapter. A
+    student from nothing is trained as a whole."""
     beta: float = Field(default=0.1, gt=0)
     """For `preference`: how near the model stays to its base (arXiv 2305.18290)."""
     freeze: list[str] = Field(default=[], max_length=100)
@@ -177,13 +184,29 @@ class FinetuneStep(StepBase):
     def _base_fits_method(self) -> FinetuneStep:
         if self.finetune == "scratch" and self.base is not None:
             raise ValueError("finetune: scratch starts from nothing and takes no 'base'")
-        if self.finetune != "scratch" and self.base is None:
+        if self.finetune not in FROM_NOTHING and self.base is None:
             raise ValueError(f"finetune: {self.finetune} needs 'base'")
-        if self.data.general is not None and self.finetune == "scratch":
-            raise ValueError("finetune: scratch has no base that could forget, so it takes no 'data.general'")
+        if self.data.general is not None and self.base is None:
+            raise ValueError(
+                "a model from nothing has no base that could forget, so it takes no 'data.general'"
+            )
         if self.data.general is None and (self.max_forgetting is not None or self.rehearsal):
             name = "rehearsal" if self.rehearsal else "max_forgetting"
             raise ValueError(f"'{name}' needs 'data.general'")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_level(self) -> FinetuneStep:
+        if self.finetune != "distill":
+            return self
+        if self.teacher is None:
+            raise ValueError("finetune: distill needs 'teacher'")
+        if self.base is not None and self.architecture != Architecture():
+            raise ValueError("a student is made from 'base' or from 'architecture', not from both")
+        other = {"sequence": ("temperature", "jsd_beta", "label_weight"), "logits": ("max_unanswered",)}
+        for name in (*other[self.level], *(CALLING_KEYS if self.level == "logits" else ())):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"'{name}' does not go with 'level: {self.level}'")
         return self
 
     @model_validator(mode="after")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +33,8 @@ from flows.cli.options import (
 from flows.request import Replay, Resume, RunRequest
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from chains.settings import Settings
     from chains.store import RunRow, Store
     from flows.prefect_server import PrefectApi
@@ -213,7 +215,7 @@ def _execute(prepared: PreparedRun, api: PrefectApi | None) -> Monitor:
             asyncio.run(execute(prepared, Direct(), display.report))
         else:
             _execute_flow(prepared, api, display)
-        warming.join()
+        wait([warming])
     return monitor
 
 
@@ -245,8 +247,10 @@ def _collect() -> None:
     gc.enable()
 
 
-def _warm(prepared: PreparedRun) -> threading.Thread:
+def _warm(prepared: PreparedRun) -> Future[None]:
     """Import the model libraries in the background, while a server comes up."""
+    from tasks.providers.batching import worker
+
     local = any(model.provider != "openai" for model in prepared.chain.models.values())
 
     def load() -> None:
@@ -254,9 +258,8 @@ def _warm(prepared: PreparedRun) -> threading.Thread:
             import torch  # noqa: F401
             import transformers  # noqa: F401
 
-    thread = threading.Thread(target=load, name="warm-imports", daemon=True)
-    thread.start()
-    return thread
+    # In the thread that loads models: transformers cannot be imported by two threads at once.
+    return worker().submit(load)
 
 
 def _print_end(

@@ -17,11 +17,11 @@ from chains.outputs import parse_output, schema_of
 from chains.patterns import TooSlow, search
 from chains.spec import Check, EvaluateStep, PromptStep
 from chains.textform import text_of
+from tasks.asking import ask_rows, calling
 from tasks.context import StepContext
 from tasks.metrics.structure import json_valid
 from tasks.metrics.text import accuracy, canonical_text, contains
 from tasks.python import load_object
-from tasks.scoring.asking import ask_rows, calling
 from tasks.scoring.compared import Compared
 from tasks.scoring.figures import Figure, figure_of_shares
 from tasks.scoring.judge_prompts import form_of, messages_for

@@ -1,7 +1,7 @@
 """Judges: models that score each row, alone or against another answer, and how far they agree with people.
 
 Owns what a verdict is worth. What a judge is asked is in tasks.scoring.judge_prompts, how in
-tasks.scoring.asking. A row without a prediction scores 0 and is not asked about; a row whose verdict cannot
+tasks.asking. A row without a prediction scores 0 and is not asked about; a row whose verdict cannot
 be had has no score and is counted.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 from chains.errors import StepFailed
 from chains.graph import judge_model
 from chains.spec import EvaluateStep, Judge, PromptStep
+from tasks.asking import Answers, ask_rows, calling
 from tasks.context import StepContext
 from tasks.metrics.agreement import agreement_with
 from tasks.metrics.estimate import wilson
-from tasks.scoring.asking import Answers, ask_rows, calling
 from tasks.scoring.compared import Compared
 from tasks.scoring.figures import Figure, figure_of_shares
 from tasks.scoring.judge_prompts import form_of, messages_for, texts_for

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chains.spec import EmbedStep, EvaluateStep
+from tasks.asking import ask_rows, calling
 from tasks.context import StepContext
 from tasks.metrics.overlap import references_of
 from tasks.metrics.text import canonical_text
-from tasks.scoring.asking import ask_rows, calling
 from tasks.scoring.compared import Compared
 from tasks.scoring.figures import Figure, figure_of_shares
 

@@ -30,10 +30,9 @@ def count(job: TrainingJob) -> Counts:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-    if job.method == "scratch":
+    if job.base is None:
         config = LlamaConfig(**job.architecture, tie_word_embeddings=True)
     else:
-        assert job.base is not None, "chains.spec asks for a base"
         config = AutoConfig.from_pretrained(Path(job.base), trust_remote_code=False)
     with torch.device("meta"):
         return count_on(job, AutoModelForCausalLM.from_config(config))

@@ -50,14 +50,18 @@ class Hyperparameters:
     encoder_hidden_size: int | None = None
     bottleneck_size: int = 64
     placement: Literal["houlsby", "pfeiffer"] = "houlsby"
+    temperature: float = 1.0
+    jsd_beta: float = 0.5
+    label_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
     """Everything that a child process needs to train one model.
 
-    `base` is a folder (all but scratch); `architecture` holds the fields of chains.spec.Architecture
-    (scratch).
+    `base` is a folder, or None for a model from nothing; then `architecture` holds the fields of
+    chains.spec.Architecture. `teacher` is the folder of the model whose distributions are learnt, with
+    `teacher_base` where that is an adapter; a student from nothing has its tokenizer.
     """
 
     method: Method
@@ -67,11 +71,15 @@ class TrainingJob:
     general: str | None = None
     base: str | None = None
     architecture: dict[str, int] = field(default_factory=dict)
+    teacher: str | None = None
+    teacher_base: str | None = None
     threads: int | None = None
 
     @property
     def trains(self) -> str:
         """What the weights are: a method that says how weights change, also where the method says more."""
+        if self.base is None:
+            return "scratch"
         return self.hyperparameters.trains if self.method in CHOOSING else self.method
 
     @property

@@ -20,6 +20,7 @@ from tasks.providers.device import accelerators
 from tasks.training import forgetting
 from tasks.training.batches import PadToLongest, packed
 from tasks.training.checkpoints import newest_whole, step_of
+from tasks.training.distillation import distilling
 from tasks.training.examples import Example, load_examples
 from tasks.training.fitting import VALIDATION_LOSS, curve_of, gap_of, history_of, warnings_of
 from tasks.training.job import TrainingJob, TrainingResult
@@ -206,7 +207,8 @@ def _trainer(
         trainer.add_callback(watching)
         return _with_callbacks(trainer, job, learner, validates=validation is not None)
     lengths = [len(example.input_ids) for example in train]
-    trainer = trainer_class(Trainer, lengths=lengths)(
+    kind = Trainer if job.teacher is None else distilling(Trainer, job, vocabulary=len(learner.tokenizer))
+    trainer = trainer_class(kind, lengths=lengths)(
         model=learner.model,
         args=TrainingArguments(**_arguments(job, work, validates=validation is not None)),
         train_dataset=train,

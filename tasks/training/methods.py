@@ -16,9 +16,8 @@ from tasks.training.whole import with_frozen_layers
 
 def untrained(job: TrainingJob, work: Path) -> Learner:
     """Make the model and tokenizer that the job starts from, before its method touches them."""
-    if job.method == "scratch":
+    if job.base is None:
         return learner_from_nothing(job, work)
-    assert job.base is not None, "chains.spec asks for a base"
     return learner_of_base(job.base, max_length=job.hyperparameters.max_length)
 
 

@@ -1,4 +1,6 @@
-"""A model that is trained from nothing: its own tokenizer, and a Llama of the shape that was asked for.
+"""A model that is trained from nothing: a Llama of the shape that was asked for, and a tokenizer.
+
+The tokenizer is learnt from the examples, or it is that of a teacher whose distributions are compared.
 
 Knows nothing of loops, batches or processes.
 """
@@ -6,6 +8,7 @@ Knows nothing of loops, batches or processes.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from chains.errors import InputInvalid
 from tasks.training.examples import read_rows, texts_of
@@ -15,19 +18,12 @@ from tasks.training.tokenizer import train_tokenizer
 
 
 def learner_from_nothing(job: TrainingJob, work: Path) -> Learner:
-    """Learn a tokenizer, or take the one that was learnt before, and make a model with random weights."""
-    from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+    """Learn a tokenizer, or take the one that is there, and make a model with random weights."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     shape = job.architecture
     _check_shape(shape, job.hyperparameters.max_length)
-    folder = work / "tokenizer"
-    if not (folder / "tokenizer_config.json").is_file():
-        texts = texts_of(read_rows(job.train))
-        made = train_tokenizer(
-            texts, vocab_size=shape["vocab_size"], max_length=shape["max_position_embeddings"]
-        )
-        made.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = _tokenizer(job, work)
     config = LlamaConfig(
         **{**shape, "vocab_size": len(tokenizer)},
         tie_word_embeddings=True,
@@ -42,6 +38,25 @@ def learner_from_nothing(job: TrainingJob, work: Path) -> Learner:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
     return Learner(model, tokenizer, [tokenizer.eos_token_id])
+
+
+def _tokenizer(job: TrainingJob, work: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if job.teacher is not None:
+        own = (Path(job.teacher) / "tokenizer_config.json").is_file()
+        return AutoTokenizer.from_pretrained(
+            job.teacher if own else job.teacher_base, trust_remote_code=False
+        )
+    folder = work / "tokenizer"
+    if not (folder / "tokenizer_config.json").is_file():
+        made = train_tokenizer(
+            texts_of(read_rows(job.train)),
+            vocab_size=job.architecture["vocab_size"],
+            max_length=job.architecture["max_position_embeddings"],
+        )
+        made.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def _check_shape(shape: dict[str, int], max_length: int) -> None:

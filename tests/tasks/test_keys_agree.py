@@ -100,7 +100,11 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "split": {"train": 0.5, "validation": 0.25, "test": 0.25},
     },
     spec.FinetuneStep: {
-        **ALL,
+        **CALLING,
+        "cache": None,
+        "deadline": None,
+        "on_ambiguous": None,
+        "budget": None,
         "finetune": None,
         "base": "models.other",
         "data": {"train": "more.jsonl"},
@@ -140,6 +144,12 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "encoder_hidden_size": None,
         "bottleneck_size": None,
         "placement": None,
+        "teacher": None,
+        "level": None,
+        "temperature": None,
+        "jsd_beta": None,
+        "label_weight": None,
+        "max_unanswered": None,
     },
     spec.Model: {
         "provider": None,
@@ -219,6 +229,8 @@ def context(
         "two": {**ENDPOINT, "model": "two"},
         "models.tiny": LOCAL,
         "models.other": {**LOCAL, "model": "acme/else"},
+        "big": LOCAL,
+        "bigger": {**LOCAL, "model": "acme/else"},
     }
     chain = Chain.model_construct(
         chain="c",
@@ -378,6 +390,24 @@ async def test_what_only_some_methods_read_changes_their_key(
     data = {"train": "data.jsonl", "general": "more.jsonl"}
     steps = [{**BASE[spec.FinetuneStep], "data": data, "finetune": method, name: value} for value in values]
     assert len({await key(store, folder, spec.FinetuneStep, step) for step in steps}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("teacher", ["big", "bigger"]),
+        ("temperature", [1.0, 2.0]),
+        ("jsd_beta", [0.5, 0.0]),
+        ("label_weight", [0.0, 0.5]),
+        ("architecture", [{}, {"hidden_size": 64}]),
+    ],
+)
+async def test_what_is_learnt_from_a_teachers_weights_is_in_the_key(
+    store: Store, folder: Path, name: str, values: list[Any]
+) -> None:
+    given = {"finetune": "distill", "teacher": "big", "level": "logits", "data": {"train": "data.jsonl"}}
+    keys = {await key(store, folder, spec.FinetuneStep, {**given, name: value}) for value in values}
+    assert len(keys) == 2
 
 
 async def test_the_fields_of_examples_change_their_key(store: Store, folder: Path) -> None:

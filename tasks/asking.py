@@ -1,19 +1,20 @@
-"""Calls that an evaluate step makes for its rows, as a step of their own with a record for each.
+"""Calls that a once step makes for its rows, as a step of their own with a record for each.
 
-Owns the id of such a step (`score-polite` for the judge `polite` of the step `score`), its row in the store,
-and which records of an earlier try still hold. The rows run as those of any step (tasks.rows): budgets,
-retries, claims, reuse and resume are the same, so nothing is paid twice. Knows nothing of what is asked.
+Owns the id of such a step (`score-polite` for the judge `polite` of the step `score`, `tune-teacher` for the
+teacher of the step `tune`), its row in the store, and which records of an earlier try still hold. The rows
+run as those of any step (tasks.rows): budgets, retries, claims, reuse and resume are the same, so nothing is
+paid twice. Knows nothing of what is asked.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import BudgetExceeded, Cancelled
-from chains.spec import EmbedStep, EvaluateStep, PromptStep
+from chains.spec import CallingStep, EmbedStep, PromptStep
 from chains.store import StepRow
 from tasks.context import StepContext
 from tasks.counts import Stopping
@@ -42,71 +43,85 @@ async def ask_rows(
 
     Raise BudgetExceeded or Cancelled where rows are left for a resume; a row that failed is an answer.
     """
-    own = _context(ctx, name, step)
-    started = ctx.clock.now()
     kind = "judge" if isinstance(step, PromptStep) else "embed"
-    row = StepRow(run_id=ctx.run_id, id=own.step_id, kind=kind, status="running", started_at=started)
+    return await ask_in_forms(ctx, name, [(step, variables)], kind=kind)
+
+
+async def ask_in_forms(
+    ctx: StepContext,
+    name: str,
+    forms: Sequence[tuple[PromptStep | EmbedStep, Mapping[int, Mapping[str, Any]]]],
+    *,
+    kind: str,
+    root: str = "judge",
+) -> Answers:
+    """Run for each row the step that its variables stand beside, which reads them as `root`."""
+    named = f"{ctx.step_id}-{name}"
+    started = ctx.clock.now()
+    row = StepRow(run_id=ctx.run_id, id=named, kind=kind, status="running", started_at=started)
     await ctx.store.aput(row)
-    numbers = sorted(variables)
-    for start in range(0, len(numbers), AT_ONCE):
-        part = {number: variables[number] for number in numbers[start : start + AT_ONCE]}
-        await _run(own, part)
-    answers = _answers(own, set(numbers))
+    for step, variables in forms:
+        own = _context(ctx, named, step)
+        numbers = sorted(variables)
+        for start in range(0, len(numbers), AT_ONCE):
+            part = {number: variables[number] for number in numbers[start : start + AT_ONCE]}
+            await _run(own, part, root)
+    answers = _answers(ctx, named, {number for _, variables in forms for number in variables})
     status = "failed" if answers.failures else "ok"
     await ctx.store.aput(replace(row, status=status, finished_at=ctx.clock.now()))  # type: ignore[arg-type]
     return answers
 
 
-def calling(step: EvaluateStep) -> dict[str, Any]:
-    """Return the keys of an evaluate step that its calls go by."""
+def calling(step: CallingStep) -> dict[str, Any]:
+    """Return the keys of a once step that its calls go by."""
     return {
         name: getattr(step, name)
         for name in ("retry", "timeout", "deadline", "on_ambiguous", "budget", "cache")
     }
 
 
-def _context(ctx: StepContext, name: str, step: PromptStep | EmbedStep) -> StepContext:
-    step_id = f"{ctx.step_id}-{name}"
+def _context(ctx: StepContext, step_id: str, step: PromptStep | EmbedStep) -> StepContext:
     chain = ctx.chain_file.chain
     steps = {**chain.steps, step_id: step}
     chain_file = replace(ctx.chain_file, chain=chain.model_copy(update={"steps": steps}))
     return replace(ctx, step_id=step_id, step=step, chain_file=chain_file, memo={})
 
 
-async def _run(ctx: StepContext, variables: Mapping[int, Mapping[str, Any]]) -> None:
+async def _run(ctx: StepContext, variables: Mapping[int, Mapping[str, Any]], root: str) -> None:
     span = range(min(variables), max(variables) + 1)
-    changed = {row for row in variables if row in _others(ctx, span, variables)}
+    changed = {row for row in variables if row in _others(ctx, span, variables, root)}
     # a row whose texts have changed since an earlier try is asked again; the others keep their answers
     anew = replace(ctx, anew=ctx.clock.now(), memo={}) if changed else ctx
     for own, rows in ((ctx, variables.keys() - changed), (anew, changed)):
         if not rows:
             continue
-        scopes = _Given({row: variables[row] for row in sorted(rows)})
+        scopes = _Given({row: variables[row] for row in sorted(rows)}, root)
         counts = await run_shard(own, scopes, span, Stopping())  # type: ignore[arg-type]
         if counts.over_budget is not None:
             raise BudgetExceeded(counts.over_budget)
         if counts.statuses["cancelled"]:
-            raise Cancelled(f"step {ctx.step_id!r} was stopped before all rows were judged.")
+            raise Cancelled(f"step {ctx.step_id!r} was stopped before all rows were answered.")
 
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """The scopes of rows that an evaluate step has rendered itself, in the place of tasks.scopes.Scopes."""
+    """The scopes of rows that a once step has rendered itself, in the place of tasks.scopes.Scopes."""
 
     variables: Mapping[int, Mapping[str, Any]]
+    root: str
 
     def per_row(self, step_id: str, rows: range, *, run_on_skip: bool) -> Iterator[RowScope]:
         """Yield the scope of each row."""
         for row, variables in self.variables.items():
             if row in rows:
-                yield RowScope(row, {"judge": dict(variables)})
+                yield RowScope(row, {self.root: dict(variables)})
 
 
-def _others(ctx: StepContext, span: range, variables: Mapping[int, Mapping[str, Any]]) -> set[int]:
+def _others(ctx: StepContext, span: range, variables: Mapping[int, Mapping[str, Any]], root: str) -> set[int]:
     """Return the rows that have an answer to other texts than they have now."""
     found = set()
     for record in ctx.store.records(ctx.run_id, ctx.step_id, rows=span, statuses=("ok",)):
-        if record.row in variables and _asked(record) != _inputs(ctx, variables[record.row]):
+        if record.row in variables and _asked(record) != _inputs(ctx, variables[record.row], root):
             found.add(record.row)
     return found
 
@@ -115,17 +130,17 @@ def _asked(record: RecordRow) -> Any:
     return json.loads(record.inputs) if record.inputs is not None else None
 
 
-def _inputs(ctx: StepContext, variables: Mapping[str, Any]) -> Any:
+def _inputs(ctx: StepContext, variables: Mapping[str, Any], root: str) -> Any:
     if isinstance(ctx.step, EmbedStep):
         inputs: dict[str, Any] = {"text": variables["text"]}
     else:
-        inputs = {f"judge.{name}": value for name, value in variables.items()}
+        inputs = {f"{root}.{name}": value for name, value in variables.items()}
     return json.loads(json.dumps(inputs))
 
 
-def _answers(ctx: StepContext, rows: set[int]) -> Answers:
+def _answers(ctx: StepContext, step_id: str, rows: set[int]) -> Answers:
     answers = Answers()
-    for record in ctx.store.records(ctx.run_id, ctx.step_id):
+    for record in ctx.store.records(ctx.run_id, step_id):
         if record.row not in rows:
             continue  # of an earlier try, when there were other rows
         if record.status == "ok" and record.output is not None:
