@@ -82,7 +82,7 @@ def calling(step: CallingStep) -> dict[str, Any]:
 
 def _context(ctx: StepContext, step_id: str, step: PromptStep | EmbedStep) -> StepContext:
     chain = ctx.chain_file.chain
-    steps = {**chain.steps, step_id: step}
+    steps = {**chain.steps, step_id.rpartition(".")[2]: step}
     chain_file = replace(ctx.chain_file, chain=chain.model_copy(update={"steps": steps}))
     return replace(ctx, step_id=step_id, step=step, chain_file=chain_file, memo={})
 

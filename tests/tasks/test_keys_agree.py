@@ -254,6 +254,8 @@ def context(
     return SimpleNamespace(
         run_id="run1",
         step_id="it",
+        id_in_chain="it",
+        stream=False,
         step=chain.steps["it"],
         chain_file=SimpleNamespace(chain=chain, folder=folder, files={}),
         store=store,
