@@ -11,6 +11,7 @@ import typer
 from chains.clock import elapsed, iso
 from flows.cli.options import JsonOption, StoreOption, no_store
 from flows.cli.text import duration, moment, print_json, safe, table
+from flows.pool_waits import wait_of_run
 from flows.resuming import is_dead
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ def runs(
 ) -> None:
     """List the latest runs."""
     with reading(store) as opened:
-        found = [run_facts(run) for run in opened.runs(limit=limit, chain=chain)]
+        found = [
+            run_facts(run) | {"waits": wait_of_run(opened, run.id) if run.status == "running" else None}
+            for run in opened.runs(limit=limit, chain=chain)
+        ]
     if as_json:
         print_json(found)
     else:
@@ -59,7 +63,7 @@ def _print_runs(found: list[dict[str, Any]], chain: str | None) -> None:
         {
             "run": run["run"],
             "chain": run["chain"],
-            "status": run["status"],
+            "status": run["waits"] or run["status"],
             "rows": run["rows"],
             "started": moment(run["started_at"]),
             "took": duration(run["seconds"]),

@@ -16,6 +16,7 @@ from flows.cli.read import MOST_ROWS, reading, run_facts
 from flows.cli.text import duration, moment, money, print_json, safe, shorten, table
 from flows.costs import cost_of
 from flows.listing import seconds_of
+from flows.pool_waits import wait_text
 from flows.resuming import find_run
 
 if TYPE_CHECKING:
@@ -107,11 +108,14 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
         print(f"{name:<10} {safe(str(value))}")
     left_out = {"cost_micro"} if any(step["inside"] for step in steps) else {"cost_micro", "inside"}
     lines = [
-        {name.replace("_", " "): value for name, value in step.items() if name not in left_out}
+        {name.replace("_", " "): value for name, value in step.items() if name not in left_out | {"waits"}}
         | {"cost": money(step["cost_micro"]), "seconds": _tenths(step["seconds"])}
         for step in steps
     ]
     print("\n" + table(lines, right=_RIGHT))
+    for step in steps:
+        if step["waits"] is not None:
+            print(f"\n{safe(step['step'])}: {safe(step['waits'])}; `headrace doctor` tells who serves it.")
     for name, value in (result.get("outputs") or {}).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         print(f"\n{safe(name)}: {safe(text)}")
@@ -125,6 +129,7 @@ def step_facts(step: StepRow, numbers: Mapping[str, int], run_status: str) -> di
         "step": step.id,
         "kind": step.kind,
         "status": status,
+        "waits": wait_text(step),
         # A once step may also have a record for each row that it scored; it ran once.
         "ok": int(status == "ok") if step.once else numbers.get("ok", 0),
         "failed": numbers.get("failed", 0) + numbers.get("blocked", 0),

@@ -34,7 +34,8 @@ def run_view(looking: Looking, run: RunRow, *, links: bool = True) -> dict[str, 
     counts = store.counts(run.id)
     sums = looking.sums([run]).get(run.id, {})
     line = run_line(run, sums)
-    steps = store.steps(run.id, payloads=False)
+    # What a step waits for stands in its payloads; a run that has ended waits for nothing.
+    steps = store.steps(run.id, payloads=line["status"] == "running")
     facts = [step_facts(step, counts.get(step.id, {}), line["status"]) for step in steps]
     result = decoded(run.result) or {}
     outputs = result.get("outputs") or {}

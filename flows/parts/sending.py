@@ -32,6 +32,7 @@ from flows.parts.grouping import PARTS_PER_WORKER, Group, cut_rows, group_steps
 from flows.parts.part import Part, PartEnd
 from flows.parts.posting import note_below_run, post
 from flows.parts.waiting import Ending, Sent, Silence, judge
+from flows.pool_waits import note_no_wait, note_wait
 from flows.pools import PoolState, ensure_deployment, ensure_pool, pool_state
 from flows.prefect_client import patient_client
 from flows.prepared import PreparedRun
@@ -121,6 +122,7 @@ class PartSender:
         }
         self._sent: dict[UUID, Sent] = {}
         self._silence: dict[str, Silence] = {}
+        self._noted: dict[str, set[str]] = {}
         self._stack = AsyncExitStack()
         self._client: PrefectClient | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -226,6 +228,9 @@ class PartSender:
         now = self._run.clock.monotonic()
         for sent in list(self._sent.values()):
             ending = judge(sent, leases.get(sent.part.name), states.get(sent.flow_run_id), now)
+            if sent.begun and (steps := self._noted.pop(sent.pool, None)) is not None:
+                # Before anybody hears of its end, whose row is the last.
+                note_no_wait(self._run.store, self._run.run_id, steps)
             if ending is not None:
                 sent.end(ending)
             elif self._stop.asked():
@@ -269,6 +274,10 @@ class PartSender:
             state, waited = self._pools[pool], now - max(silence.since, min(sent.since for sent in here))
             if waited < POOLS_S:
                 continue
+            if pool not in self._noted:
+                self._noted[pool] = {step for sent in here for step in sent.part.steps}
+                since = self._run.clock.now() - waited
+                note_wait(self._run.store, self._run.run_id, self._noted[pool], pool=pool, since=since)
             text = silence.text(state, waited)
             self._report(Progress(here[0].part.steps[0], "message", text=text))
             if not state.served and waited > self._run.settings.pool_wait:

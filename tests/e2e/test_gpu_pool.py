@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.headrace_up import until
 from servers.prefect_api import ask, deployment_id, start_flow_run, wait_for_state
 from servers.prefect_workers import Worker, start_worker, wait_until_online
 
@@ -109,7 +110,16 @@ def test_a_pool_that_nobody_serves_is_waited_for_and_then_named(
 ) -> None:
     desk = make_tuned_desk("gpu_deserted")
     serve_parts(desk, "gpu_deserted", "gone").kill()
-    desk.environment["HEADRACE_POOL_WAIT"] = "12"
-    done = desk.headrace("run", str(desk.chain), "-i", "ticket=my refund")
-    assert done.code != 0
-    assert "waiting for pool 'gpu_deserted'" in done.err
+    desk.environment["HEADRACE_POOL_WAIT"] = "30"
+    running = desk.start("run", str(desk.chain), "-i", "ticket=my refund")
+    until(lambda: "waiting for pool 'gpu_deserted' (" in desk.headrace("show", "last").out)
+    listed = desk.headrace("runs", "--json").json()[0]
+    assert listed["status"] == "running" and "waiting for pool 'gpu_deserted' (" in listed["waits"]
+    told = desk.headrace("doctor").out
+    assert "pool gpu_deserted" in told and "headrace worker --pool gpu_deserted" in told
+    _, errors = running.communicate(timeout=200)
+    assert running.returncode != 0
+    assert b"waiting for pool 'gpu_deserted'" in errors
+    assert b"no worker took up the work" in errors and b"headrace worker --pool gpu_deserted" in errors
+    ended = desk.headrace("runs", "--json").json()[0]
+    assert (ended["status"], ended["waits"]) == ("failed", None)

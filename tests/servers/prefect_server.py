@@ -15,10 +15,10 @@ from servers.ports import free_port
 
 
 @contextmanager
-def prefect_server(home: Path, *options: str, **settings: str) -> Iterator[str]:
-    """Run a server whose files are in `home`; give the address of its API."""
+def prefect_server(home: Path, *options: str, port: int | None = None, **settings: str) -> Iterator[str]:
+    """Run a server whose files are in `home`, on a port or on any free one; give the address of its API."""
     home.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     own = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     command += options
