@@ -97,6 +97,10 @@ def plan_fork(store: Store, asked: Replay, settings: Settings) -> Fork:
     start = selection_of(asked.start) if asked.start is not None else None
     edits = {**_asked_anew(base, start, asked), **asked.edits}
     edited = with_edits(base, edits, models, from_text=asked.from_text)
+    if asked.fresh:  # that no earlier answer is used is no edit of anybody's
+        edited.steps = {
+            step: names for step, names in edited.steps.items() if names != ["cache"] or step in asked.edits
+        }
     chain_file = base
     if edited.source != base.source:
         chain_file = replace(restore_edited(edited.source, base, settings), copied_code=base.copied_code)

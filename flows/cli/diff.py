@@ -31,6 +31,7 @@ def diff(
     from chains.diff import diff_runs
     from chains.errors import InputInvalid
     from flows.comparing import compared_metrics
+    from flows.forked import edit_between
     from flows.recorded import recorded_run
     from flows.resuming import find_run
 
@@ -46,10 +47,14 @@ def diff(
         metrics = compared_metrics(opened, runs[0], runs[1])
         texts = [_texts(opened, divergence) for divergence in found.divergences]
     ids = [recorded.run.id for recorded in runs]
+    edit = edit_between(runs[0].run, runs[1].run)
     if as_json:
-        print_json(_json(ids, found, metrics, texts))
-    else:
-        _print(ids, found, metrics, texts)
+        print_json({**_json(ids, found, metrics, texts), "edit": edit})
+        return
+    if edit is not None:
+        edited = "; ".join(edit["edited"]) or "nothing"
+        print(safe(f"{edit['fork']} is a fork of {edit['source']}, edited {edited}."))
+    _print(ids, found, metrics, texts)
 
 
 _Texts = dict[str, "list[Piece]"]

@@ -88,6 +88,7 @@ def run_facts(run: RunRow) -> dict[str, Any]:
         "seconds": None if took is None else round(took, 3),
         "data": run.data_path,
         "version": run.chain_hash,
+        "forked_from": run.forked_from,
     }
 
 

@@ -15,6 +15,7 @@ from flows.cli.options import JsonOption, RunArgument, StoreOption
 from flows.cli.read import MOST_ROWS, reading, run_facts
 from flows.cli.text import duration, moment, money, print_json, safe, shorten, table
 from flows.costs import cost_of
+from flows.forked import fork_words
 from flows.listing import seconds_of
 from flows.pool_waits import wait_text
 from flows.resuming import find_run
@@ -103,6 +104,7 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
         "took": duration(facts["seconds"]),
         "data": facts["data"] or "-",
         "version": facts["version"][:12],
+        **({"fork of": told} if (told := fork_words(run)) is not None else {}),
     }
     for name, value in shown.items():
         print(f"{name:<10} {safe(str(value))}")

@@ -8,6 +8,7 @@ from chains.diff import diff_runs
 from chains.diff.recorded import PARTS
 from flows.cli.diff import answer_text, asked_text
 from flows.comparing import compared_metrics
+from flows.forked import edit_between
 from flows.inspector.addresses import path_of
 from flows.inspector.cause_view import cause_view, pieces_of
 from flows.inspector.runs_view import run_line
@@ -29,6 +30,7 @@ def diff_view(looking: Looking, before: RunRow, after: RunRow, *, step: str) -> 
         "before": run_line(before, {}),
         "after": run_line(after, {}),
         "step": step,
+        "edit": edit_between(before, after),
         "problem": None,
     }
     chains = looking.chain(before), looking.chain(after)

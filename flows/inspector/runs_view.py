@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chains.clock import elapsed, iso
 from flows.cli.read import live_status
 from flows.costs import cost_of
+from flows.forked import edits_of
 from flows.inspector.addresses import Place, path_of
 from flows.inspector.texts import SHORT, decoded, pretty
 
@@ -71,6 +72,7 @@ def run_line(run: RunRow, sums: Mapping[str, int]) -> dict[str, Any]:
         "tokens_out": sums.get("tokens_out", 0),
         "cost_micro": cost_of(sums),
         "forked_from": run.forked_from,
+        "edited": edits_of(run),
     }
 
 

@@ -89,6 +89,11 @@ def test_an_edited_step_and_what_needs_it_run_and_the_rest_is_linked(desk) -> No
     assert rows_of(desk, source) == before
     found = desk.headrace("diff", source, fork, "--json").json()
     assert found["diverged"] == 6
+    assert found["edit"] == {"fork": fork, "source": source, "edited": ["reply: prompt"]}
+    assert f"{fork} is a fork of {source}, edited reply: prompt." in desk.headrace("diff", source, fork).out
+    assert f"{source}, edited reply: prompt" in desk.headrace("show", fork).out
+    why = desk.headrace("why", fork, "triage", "--row", "1", "--json").json()
+    assert why["verdict"] == "linked" and why["reused_run"] == source
     causes = found["changed_steps"]["reply"]
     assert [cause["cause"] for cause in causes] == ["template"]
     assert "Answer in one word." in json.dumps(causes)
