@@ -7,13 +7,13 @@ nothing of the store and of how models are overridden.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from chains.errors import InputInvalid
-from chains.graph import Graph, graph_of_file, models_of
+from chains.graph import Graph, body_of, graph_of_file, models_of
 from chains.keys import deciding
 from chains.loading import ChainFile
 from chains.outputs import schema_of
@@ -24,6 +24,7 @@ from chains.spec import (
     EvaluateStep,
     PromptStep,
     PythonStep,
+    RepeatStep,
     RetrieveStep,
     Step,
     runs_once,
@@ -70,11 +71,23 @@ class RecordedRun:
 
     @cached_property
     def parts(self) -> Mapping[str, Mapping[Part, Any]]:
-        """For each step, what decides its answers besides the rows."""
+        """For each step, what decides its answers besides the rows; of steps inside others too."""
         return {
-            step_id: _parts(step_id, step, self.chain_file)
-            for step_id, step in self.chain_file.chain.steps.items()
+            name: _parts(name.rpartition(".")[2], step, chain_file)
+            for name, (step, chain_file) in self.every.items()
         }
+
+    @cached_property
+    def every(self) -> Mapping[str, tuple[Step, ChainFile]]:
+        """Every step by its whole name, such as `draft.write`, with the chain that it stands in."""
+        return dict(_every(self.chain_file))
+
+
+def _every(chain_file: ChainFile, before: str = "") -> Iterator[tuple[str, tuple[Step, ChainFile]]]:
+    for step_id, step in chain_file.chain.steps.items():
+        yield before + step_id, (step, chain_file)
+        if isinstance(step, RepeatStep):
+            yield from _every(body_of(chain_file, step), f"{before}{step_id}.")
 
 
 def _parts(step_id: str, step: Step, chain_file: ChainFile) -> dict[Part, Any]:

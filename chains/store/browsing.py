@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, case, func, not_, select
+from sqlalchemy import Select, and_, case, func, not_, or_, select
 
 from chains.store import schema
 from chains.store.linking import WITH_LINKED, payload
@@ -96,20 +96,47 @@ class Browses(Reads):
         return counted(self._values(query))
 
     def page_of_records(
-        self, run_id: str, step: str, *, limit: int, offset: int = 0, status: str | None = None
+        self,
+        run_id: str,
+        step: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        status: str | None = None,
+        within: bool = False,
     ) -> list[Listed]:
-        """Return records of a step by row, with the beginnings of what they say."""
-        table = schema.records.c
-        query = self._list().where(table.run_id == run_id, table.step == step, schema.of_whole_rows())
-        query = query.where(table.status == status) if status else query
-        return self._listed(query.order_by(table.row).limit(limit).offset(offset))
+        """Return records of a step by row, with the beginnings of what they say.
 
-    def records_within(self, record: RecordRow, *, limit: int) -> list[Listed]:
-        """Return the records of the items and turns inside a row's own record, in their order."""
+        `within`: those inside the rows' own, of a step that stands in another one.
+        """
         table = schema.records.c
-        same = [table[name] == getattr(record, name) for name in ("run_id", "step", "row")]
-        query = self._list().where(*same, table.sample == 0, not_(schema.of_whole_rows()))
-        return self._listed(query.order_by(table.path, table.turn, table.item).limit(limit))
+        rows = and_(table.sample == 0, not_(schema.of_whole_rows())) if within else schema.of_whole_rows()
+        query = self._list().where(table.run_id == run_id, table.step == step, rows)
+        query = query.where(table.status == status) if status else query
+        order = (table.row, table.path, table.turn, table.item)
+        return self._listed(query.order_by(*order).limit(limit).offset(offset))
+
+    def records_within(self, record: RecordRow, inside: str, *, limit: int) -> list[Listed]:
+        """Return the records inside another: the items of its map, and those of the steps inside its step.
+
+        `inside` is the path of records directly inside it.
+        """
+        table = schema.records.c
+        same = [table[name] == getattr(record, name) for name in ("run_id", "row")]
+        own = table.step == record.step
+        items = and_(
+            own, table.item >= 0, *(table[name] == getattr(record, name) for name in ("path", "turn"))
+        )
+        below = table.step.startswith(f"{record.step}.", autoescape=True)
+        if inside:
+            below = and_(
+                below, or_(table.path == inside, table.path.startswith(f"{inside}.", autoescape=True))
+            )
+        found = or_(items, below) if record.item < 0 else below
+        query = self._list().where(*same, table.sample == 0, found)
+        # Items by their number; what stands in a turn as it went.
+        order = (table.path, table.turn, case((own, 0.0), else_=table.started_at), table.item)
+        return self._listed(query.order_by(*order).limit(limit))
 
     def _list(self) -> Select[Any]:
         previews = [func.substr(payload(name), 1, PREVIEW) for name in ("output", "error")]

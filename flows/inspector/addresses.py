@@ -67,3 +67,12 @@ class Place:
         words += [f"item {self.item}"] if self.item >= 0 else []
         words += [f"sample {self.sample}"] if self.sample else []
         return " · ".join(words)
+
+
+def path_inside(record: RecordRow) -> str:
+    """Return the path of the records directly inside a record."""
+    *outer, own = record.step.split(".")
+    frames = [record.path] if record.path else []
+    frames += [f"{outer[-1]}[turn {record.turn}]"] if record.turn >= 0 and outer else []
+    frames += [f"{own}[item {record.item}]"] if record.item >= 0 else []
+    return ".".join(frames)

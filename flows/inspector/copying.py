@@ -54,7 +54,7 @@ def _model(recorded: RecordedRun | None, record: RecordRow) -> Model | None:
     if recorded is None or record.messages is None:
         return None
     chain = recorded.chain_file.chain
-    step = chain.steps.get(record.step)
+    step, _ = recorded.every.get(record.step, (None, None))
     names = models_of(step, chain) if step is not None else []
     model = chain.models.get(names[0]) if names else None
     return model if model is not None and model.provider == "openai" else None

@@ -33,9 +33,10 @@ def exported(store: Store, run: RunRow, *, most: int = MOST) -> str:
     view = run_view(looking, run, links=False)
     records: list[dict[str, Any]] = []
     number = 0
-    for step in view["steps"]:
+    wanted = [(step["step"], within) for step in view["steps"] for within in (False, True)]
+    for step_id, within in wanted:
         offset = 0
-        while listed := store.page_of_records(run.id, step["step"], limit=_AT_ONCE, offset=offset):
+        while listed := store.page_of_records(run.id, step_id, limit=_AT_ONCE, offset=offset, within=within):
             offset += len(listed)
             number += len(listed)
             for item in listed[: most - len(records)]:

@@ -14,14 +14,13 @@ from chains.clock import elapsed, iso
 from chains.diff import why
 from chains.errors import HeadraceError
 from chains.spec import PromptStep, kind_of
-from chains.spec.steps import MappedStep
-from chains.templates import references
-from flows.inspector.addresses import Place, path_of, record_path
+from flows.inspector.addresses import Place, path_of
 from flows.inspector.cause_view import cause_view
 from flows.inspector.copying import copies
 from flows.inspector.detail_view import detail_view
-from flows.inspector.marking import marked, root_of
+from flows.inspector.marking import marked
 from flows.inspector.runs_view import run_line
+from flows.inspector.sources import source_of
 from flows.inspector.texts import LONGEST, MOST, SHORT, as_text, cut, cut_stretches, decoded, pretty
 from flows.inspector.waterfall import attempt_bars, waterfall
 from flows.inspector.within_view import within_view
@@ -65,9 +64,9 @@ def record_view(looking: Looking, run: RunRow, record: RecordRow, *, whole: bool
         },
         "neighbours": {"before": before, "after": after},
         "template": _template(recorded, record),
-        "variables": _variables(recorded, run, record, variables, SHORT if not whole else _ALL),
+        "variables": _variables(recorded, record, variables, SHORT if not whole else _ALL),
         "sources": {
-            name: source for name in variables if (source := _source(recorded, run, record, name)) is not None
+            name: source for name in variables if (source := source_of(recorded, record, name)) is not None
         },
         "messages": _messages(recorded, record, variables, limit),
         # What was found stands as passages, and not once more as JSON.
@@ -91,8 +90,8 @@ def record_view(looking: Looking, run: RunRow, record: RecordRow, *, whole: bool
 
 
 def _kind(recorded: RecordedRun | None, record: RecordRow) -> str:
-    step = recorded.chain_file.chain.steps.get(record.step) if recorded is not None else None
-    return kind_of(step) if step is not None else ""
+    found = recorded.every.get(record.step) if recorded is not None else None
+    return kind_of(found[0]) if found is not None else ""
 
 
 def _most(whole: bool) -> int:
@@ -106,13 +105,13 @@ def _template(recorded: RecordedRun | None, record: RecordRow) -> list[dict[str,
     template = recorded.parts[record.step].get("template")
     if template is None:
         return None
-    if isinstance(recorded.chain_file.chain.steps[record.step], PromptStep):
+    if isinstance(recorded.every[record.step][0], PromptStep):
         return [{"role": role, "text": cut(text).text} for role, text in template]
     return [{"role": "", "text": cut(pretty(template)).text}]
 
 
-def _variables(  # noqa: PLR0917 - a record, and where it stands
-    recorded: RecordedRun | None, run: RunRow, record: RecordRow, variables: dict[str, Any], limit: int
+def _variables(
+    recorded: RecordedRun | None, record: RecordRow, variables: dict[str, Any], limit: int
 ) -> list[dict[str, Any]]:
     found = []
     for name, value in list(variables.items())[:MOST]:
@@ -122,24 +121,10 @@ def _variables(  # noqa: PLR0917 - a record, and where it stands
                 "name": name,
                 "value": text.text,
                 "left_out": text.left_out,
-                "from": _source(recorded, run, record, name),
+                "from": source_of(recorded, record, name),
             }
         )
     return found
-
-
-def _source(recorded: RecordedRun | None, run: RunRow, record: RecordRow, name: str) -> str | None:
-    """Return the page of the record that a variable came from; an input came from the run's own."""
-    root = root_of(name)
-    step = recorded.chain_file.chain.steps.get(record.step) if recorded is not None else None
-    if isinstance(step, MappedStep) and root == step.as_ and isinstance(step.map, str):
-        # An item came from wherever its list did.
-        root = next((found.root for found in references(step.map)), root)
-    if root == "inputs":
-        return f"/runs/{run.id}"
-    if recorded is None or root not in recorded.chain_file.chain.steps:
-        return None
-    return record_path(run.id, root, None if root in recorded.once else record.row)
 
 
 def _messages(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chains.clock import elapsed
 from chains.drawing import Mark, draw, svg
+from chains.store.run_life import WITHIN
 from flows.cli.show import step_facts
-from flows.inspector.addresses import step_path
+from flows.inspector.addresses import Place, path_of, step_path
 from flows.inspector.detail_view import detail_view
 from flows.inspector.looking import NotThere
 from flows.inspector.runs_view import run_line
@@ -61,11 +62,13 @@ def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page:
         raise NotThere(f"Run {run.id} has no step {step_id!r}.")
     line = run_line(run, {})
     status = status if status in RECORD_STATUSES else ""
-    number = sum(counts.get(word, 0) for word in ([status] if status else RECORD_STATUSES))
+    within = "." in step_id  # a step inside another has no record that stands for a row
+    words = [status] if status else RECORD_STATUSES
+    number = sum(counts.get(WITHIN + word if within else word, 0) for word in words)
     pages = max(1, -(-number // PER_PAGE))
     page = min(max(1, page), pages)
     listed = store.page_of_records(
-        run.id, step_id, limit=PER_PAGE, offset=(page - 1) * PER_PAGE, status=status or None
+        run.id, step_id, limit=PER_PAGE, offset=(page - 1) * PER_PAGE, status=status or None, within=within
     )
     return {
         "run": line,
@@ -74,6 +77,8 @@ def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page:
         "records": [
             {
                 "row": item.record.row if item.record.row >= 0 else None,
+                "place": Place.of(item.record).words,
+                "href": path_of(item.record),
                 "status": item.record.status,
                 "reused": item.record.reused_from is not None,
                 "attempts": item.record.attempts,
@@ -113,7 +118,7 @@ def _picture(
     marks = {
         fact["step"]: Mark(
             state=_state(fact),
-            note=_note(fact, run.rows, once=fact["step"] in once),
+            note=_note(fact, run.rows, inside=_inside(fact, facts), once=fact["step"] in once),
             href=step_path(run.id, fact["step"]) if links else None,
         )
         for fact in facts
@@ -125,15 +130,21 @@ def _state(fact: dict[str, Any]) -> str:
     return "failed" if fact["failed"] else str(fact["status"])
 
 
-def _note(fact: dict[str, Any], rows: int, *, once: bool) -> str:
+def _inside(fact: dict[str, Any], facts: list[dict[str, Any]]) -> int:
+    """Return how many records lie inside those of a step's rows, also those of the steps inside it."""
+    below = f"{fact['step']}."
+    found: int = fact["inside"] + sum(other["inside"] for other in facts if other["step"].startswith(below))
+    return found
+
+
+def _note(fact: dict[str, Any], rows: int, *, inside: int, once: bool) -> str:
+    within = f", {inside} inside" if inside else ""
     if fact["failed"]:
-        inside = f", {fact['inside']} inside" if fact["inside"] else ""
-        return f"{fact['failed']} failed, {fact['ok']} ok{inside}"
+        return f"{fact['failed']} failed, {fact['ok']} ok{within}"
     if once:
         return str(fact["status"])
     reused = f", {fact['reused']} reused" if fact["reused"] else ""
-    inside = f", {fact['inside']} inside" if fact["inside"] else ""
-    return f"{fact['ok'] + fact['skipped']}/{rows}{inside}{reused}"
+    return f"{fact['ok'] + fact['skipped']}/{rows}{within}{reused}"
 
 
 def _waterfall(looking: Looking, run: RunRow, steps: list[StepRow]) -> str | None:

@@ -1,4 +1,4 @@
-"""The records inside a row's own: the items of its map, the turns of its repeat.
+"""The records inside another: the items of a map, and what stands in the turns of a repeat.
 
 Owns what a list of them says. Knows nothing of HTML.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from chains.clock import elapsed
-from flows.inspector.addresses import Place, path_of
+from flows.inspector.addresses import Place, path_inside, path_of
 from flows.inspector.texts import summary
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ MOST: Final = 200
 
 
 def within_view(store: Store, record: RecordRow) -> list[dict[str, Any]]:
-    """Return the first records inside a row's own; none for one that lies inside itself."""
-    if not record.stands_for_row:
+    """Return the first records inside another."""
+    if record.sample:
         return []
     return [
         {
-            "place": Place.of(item.record).words,
+            "place": _place(record.step, item.record),
             "href": path_of(item.record),
             "status": item.record.status,
             "reused": item.record.reused_from is not None,
@@ -31,5 +31,12 @@ def within_view(store: Store, record: RecordRow) -> list[dict[str, Any]]:
             "seconds": elapsed(item.record.started_at, item.record.finished_at),
             "said": "(long)" if item.is_large else summary(item.output, item.error),
         }
-        for item in store.records_within(record, limit=MOST)
+        for item in store.records_within(record, path_inside(record), limit=MOST)
     ]
+
+
+def _place(step: str, inner: RecordRow) -> str:
+    """Return the place of a record inside one of a step, such as `turn 1 · write · item 0`."""
+    turn, item = Place(inner.path, turn=inner.turn), Place(item=inner.item)
+    words = [turn.words, inner.step.removeprefix(step).removeprefix("."), item.words]
+    return " · ".join(word for word in words if word)

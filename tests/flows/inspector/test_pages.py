@@ -302,3 +302,94 @@ def test_items_of_a_row_are_listed_inside_it_and_lead_back_to_where_their_list_c
     served.looking.search.refresh(60)
     found = served.ask("/runs.json?text=third").json()["records"]
     assert "/runs/maps/steps/each/0?item=2" in [record["href"] for record in found]
+
+
+REPEATED = """  draft:
+    repeat: {until: "loop.turn >= 1", max: 2}
+    steps:
+      write: {prompt: "Write of {{ inputs.ticket }} for {{ triage.text }}"}
+      each: {prompt: "Look at {{ part }} of {{ write.text }}", map: "{{ [write.text] }}", as: part}
+"""
+
+
+@pytest.fixture
+def repeated(served: Served, store: Store) -> Served:
+    """A run with two turns of a repeat, in each of which one step is mapped."""
+    write_run(store, "turns", [{"ticket": "late", "intent": "x", "reply": "y"}])
+    run, own = store.run("turns"), store.record("turns", "triage", 0)
+    said = json.dumps({"text": "said in a turn"}).encode()
+    asked = json.dumps([{"role": "user", "content": "Look at bolt of said in a turn"}]).encode()
+    read_there = json.dumps({"part": "bolt", "write.text": "said in a turn"}).encode()
+    names = ("draft", "draft.write", "draft.each")
+    rows = []
+    for turn in (0, 1):
+        at = 10.0 + turn
+        inside = replace(own, turn=turn, output=said, started_at=at, finished_at=at + 0.5)
+        rows += [
+            replace(inside, id=f"write{turn}", step="draft.write", inputs=b"{}"),
+            replace(inside, id=f"each{turn}", step="draft.each", started_at=at + 0.6, attempts=0),
+            replace(
+                inside,
+                id=f"each{turn}i",
+                step="draft.each",
+                item=0,
+                started_at=at + 0.7,
+                messages=asked,
+                inputs=read_there,
+            ),
+        ]
+    store.put(
+        replace(run, source=(CHAIN + REPEATED).encode()),
+        *(
+            StepRow(run_id="turns", id=name, kind="repeat" if name == "draft" else "prompt", status="ok",
+                    started_at=9.0, finished_at=12.0)
+            for name in names
+        ),
+        replace(own, id="draft", step="draft", attempts=0),
+        *rows,
+    )  # fmt: skip
+    return served
+
+
+def test_what_stands_in_the_turns_of_a_repeat_is_listed_and_has_pages(repeated: Served) -> None:
+    inside = repeated.ask("/runs/turns/steps/draft/0.json").json()["within"]
+    assert [(one["place"], one["href"]) for one in inside] == [
+        ("turn 0 · write", "/runs/turns/steps/draft.write/0?turn=0"),
+        ("turn 0 · each", "/runs/turns/steps/draft.each/0?turn=0"),
+        ("turn 0 · each · item 0", "/runs/turns/steps/draft.each/0?item=0&turn=0"),
+        ("turn 1 · write", "/runs/turns/steps/draft.write/0?turn=1"),
+        ("turn 1 · each", "/runs/turns/steps/draft.each/0?turn=1"),
+        ("turn 1 · each · item 0", "/runs/turns/steps/draft.each/0?item=0&turn=1"),
+    ]
+    of_step = repeated.ask("/runs/turns/steps/draft.write.json").json()
+    assert [(record["row"], record["place"]) for record in of_step["records"]] == [
+        (0, "turn 0"),
+        (0, "turn 1"),
+    ]
+    assert of_step["number"] == 2
+    item = repeated.ask("/runs/turns/steps/draft.each/0.json?turn=1&item=0").json()
+    assert item["template"] == [{"role": "user", "text": "Look at {{ part }} of {{ write.text }}"}]
+    assert item["sources"] == {
+        name: "/runs/turns/steps/draft.write/0?turn=1" for name in ("part", "write.text")
+    }
+    mapped = repeated.ask("/runs/turns/steps/draft.each/0.json?turn=1").json()["within"]
+    assert [one["place"] for one in mapped] == ["turn 1 · item 0"]
+    write = repeated.ask("/runs/turns/steps/draft.write/0?turn=1")
+    assert "<h1>draft.write · row 0 · turn 1</h1>" in write.text
+    assert '<a href="/runs/turns/steps/draft/0">row 0</a>' in write.text
+    page = repeated.ask("/runs/turns")
+    assert ">1/1, 6 inside</text>" in page.text
+    html = exported(repeated.store, repeated.looking.run("turns"))
+    assert html.count("said in a turn") >= 6 and "draft.write · row 0 · turn 1 · ok" in html
+
+
+def test_an_address_of_nothing_inside_a_row_is_not_found(repeated: Served) -> None:
+    for odd in (
+        "turn=7",
+        "item=0",
+        "path=draft%5Bturn+0%5D&turn=0",
+        "path=%00",
+        "path=" + "x" * 900,
+        "turn=x",
+    ):
+        assert repeated.ask(f"/runs/turns/steps/draft.write/0?{odd}").status == 404, odd
