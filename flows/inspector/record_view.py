@@ -160,8 +160,8 @@ def _response(output: Any, limit: int) -> dict[str, Any] | None:
 
 
 def _fields(output: Any, limit: int) -> dict[str, str]:
-    """Return the fields of a structured answer, or of any other output."""
-    if not isinstance(output, dict):
+    """Return the fields of a structured answer; any other output is shown whole."""
+    if not isinstance(output, dict) or "text" not in output:
         return {}
     kept = {
         name: value
