@@ -20,6 +20,7 @@ from chains.outputs import schema_of
 from chains.prompts import prompt_parts
 from chains.source.imports import with_imports
 from chains.spec import (
+    ChainStep,
     EmbedStep,
     EvaluateStep,
     PromptStep,
@@ -88,6 +89,8 @@ def _every(chain_file: ChainFile, before: str = "") -> Iterator[tuple[str, tuple
         yield before + step_id, (step, chain_file)
         if isinstance(step, RepeatStep):
             yield from _every(body_of(chain_file, step), f"{before}{step_id}.")
+        elif isinstance(step, ChainStep) and step.chain in chain_file.chains:
+            yield from _every(chain_file.chains[step.chain], f"{before}{step_id}.")
 
 
 def _parts(step_id: str, step: Step, chain_file: ChainFile) -> dict[Part, Any]:
