@@ -42,7 +42,7 @@ async def test_a_deployment_is_made_once_and_names_the_code_by_its_import(client
     assert again == made and found.tags == ["headrace"]
     assert found.entrypoint == "flows.sweep.sweep" and found.work_pool_name == "pools-three"
     assert found.job_variables["command"].endswith("-m flows.engine")
-    assert list(found.parameter_openapi_schema["properties"]) == ["store"]
+    assert list(found.parameter_openapi_schema["properties"]) == ["store", "forget_after_days"]
 
 
 async def test_a_deployment_moves_to_another_pool(client) -> None:
