@@ -19,9 +19,12 @@ from flows.forked import fork_words
 from flows.listing import seconds_of
 from flows.pool_waits import wait_text
 from flows.resuming import find_run
+from tasks.context import Place
 
 if TYPE_CHECKING:
     from chains.store import AttemptRow, RecordRow, RunRow, StepRow, Store
+
+MOST_INSIDE = 50
 
 _RIGHT = frozenset(
     {"ok", "failed", "skipped", "inside", "reused", "attempts", "tokens in", "tokens out", "cost", "seconds"}
@@ -34,6 +37,13 @@ def show(
     row: Annotated[
         int | None, typer.Option("--row", min=0, max=MOST_ROWS, help="One row, counted from 0.")
     ] = None,
+    item: Annotated[
+        int | None, typer.Option("--item", min=0, help="One item of the row's map, from 0.")
+    ] = None,
+    turn: Annotated[int | None, typer.Option("--turn", min=0, help="One turn of a repeat, from 0.")] = None,
+    path: Annotated[
+        str, typer.Option("--path", help="The items and turns further out, as the list of the step has them.")
+    ] = "",
     sample: Annotated[
         int | None, typer.Option("--sample", min=1, max=100, help="One sample of the row, counted from 1.")
     ] = None,
@@ -49,15 +59,24 @@ def show(
     with reading(store) as opened:
         found = find_run(opened, run)
         if step is None:
-            if row is not None or raw or sample is not None:
-                raise InputInvalid("--row, --sample and --raw need --step.", hint="Name a step of the run.")
+            if raw or path or {row, sample, item, turn} != {None}:
+                raise InputInvalid(
+                    "--row, --item, --turn, --path, --sample and --raw need --step.",
+                    hint="Name a step of the run.",
+                )
             _show_run(opened, found, as_json=as_json)
             return
-        record = find_record(opened, found, step, row)
+        if path or {item, turn} != {None}:
+            place = Place(row or 0, _number(item), _number(turn), path)
+            record = _record_inside(opened, found, step, place)
+        elif "." in step:
+            record = None
+        else:
+            record = find_record(opened, found, step, row)
         if sample is not None:
             record = _sample_of(opened, record, sample)
         if record is None:
-            _show_step(opened, found, step, limit=limit, as_json=as_json)
+            _show_step(opened, found, step, row, limit=limit, as_json=as_json)
         elif raw:
             _print_raw(opened, record)
         else:
@@ -79,6 +98,28 @@ def find_record(store: Store, run: RunRow, step_id: str, row: int | None) -> Rec
             f"{place} has no record in run {run.id}.", hint="It has not run; `headrace show RUN` says why."
         )
     return record
+
+
+def _number(given: int | None) -> int:
+    return -1 if given is None else given
+
+
+def _record_inside(store: Store, run: RunRow, step_id: str, place: Place) -> RecordRow:
+    record = store.record(run.id, step_id, place.row, path=place.path, item=place.item, turn=place.turn)
+    if record is None:
+        raise InputInvalid(
+            f"run {run.id} has no such record of step {step_id!r}.",
+            hint=f"`headrace show {run.id} --step {step_id}` lists what there is.",
+        )
+    return record
+
+
+def _where(record: RecordRow) -> str:
+    """Return where in its row a record stands, in words."""
+    found = [record.path] if record.path else []
+    found += [f"turn {record.turn}"] if record.turn >= 0 else []
+    found += [f"item {record.item}"] if record.item >= 0 else []
+    return " · ".join(found)
 
 
 def _sample_of(store: Store, record: RecordRow | None, number: int) -> RecordRow:
@@ -150,11 +191,14 @@ def _tenths(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.1f}"
 
 
-def _show_step(store: Store, run: RunRow, step: str, *, limit: int, as_json: bool) -> None:
-    records = store.records(run.id, step)
+def _show_step(store: Store, run: RunRow, step: str, row: int | None, *, limit: int, as_json: bool) -> None:
+    rows = None if row is None else [row]
+    records = store.records(run.id, step, rows=rows, within="." in step)
+    records = [record for record in records if record.sample == 0]
     listed = [
         {
             "row": record.row if record.row >= 0 else None,
+            **({"place": _where(record)} if _where(record) else {}),
             "status": record.status,
             "reused": record.reused_from is not None,
             "attempts": record.attempts,
@@ -169,7 +213,11 @@ def _show_step(store: Store, run: RunRow, step: str, *, limit: int, as_json: boo
     if as_json:
         print_json(listed)
         return
-    lines = [{"row": record.row, **_line(record)} for record in records]
+    placed = any(_where(record) for record in records)
+    lines = [
+        {"row": record.row, **({"place": _where(record)} if placed else {}), **_line(record)}
+        for record in records
+    ]
     failed_first = sorted(lines, key=lambda line: line["status"] not in ("failed", "blocked"))
     print(table(failed_first[:limit], right=_RIGHT | {"row"}))
     if len(lines) > limit:
@@ -195,6 +243,7 @@ def _show_record(store: Store, record: RecordRow, *, as_json: bool) -> None:
         print_json(_record_json(record, attempts) | ({"samples": of_samples} if of_samples else {}))
         return
     place = f" · row {record.row}" if record.row >= 0 else ""
+    place += f" · {_where(record)}" if _where(record) else ""
     place += f" · sample {record.sample}" if record.sample else ""
     print(f"{record.step}{place} · {record.status} · {_seconds(record)} s · record {record.id}")
     if record.reused_from:
@@ -214,8 +263,21 @@ def _show_record(store: Store, record: RecordRow, *, as_json: bool) -> None:
                 [{"sample": sample.sample, **_line(sample)} for sample in samples], right=_RIGHT | {"sample"}
             )
         )
+    if record.stands_for_row:
+        _list_inside(store, record)
     for attempt in attempts:
         _print_attempt(attempt)
+
+
+def _list_inside(store: Store, record: RecordRow) -> None:
+    within = store.records(record.run_id, record.step, rows=[record.row], within=True)
+    inside = [found for found in within if not found.stands_for_row and found.sample == 0]
+    if inside:
+        print("\n[inside; --item N or --turn N shows one]")
+        lines = [{"place": _where(found), **_line(found)} for found in inside[:MOST_INSIDE]]
+        print(table(lines, right=_RIGHT))
+        if len(inside) > MOST_INSIDE:
+            print(f"… {len(inside) - MOST_INSIDE} more; --item N or --turn N shows one.")
 
 
 def _print_error(error: dict[str, Any]) -> None:

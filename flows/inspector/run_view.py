@@ -62,9 +62,10 @@ def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page:
         raise NotThere(f"Run {run.id} has no step {step_id!r}.")
     line = run_line(run, {})
     status = status if status in RECORD_STATUSES else ""
-    within = "." in step_id  # a step inside another has no record that stands for a row
+    within = "." in step_id  # a step inside another may have any number of records in a row
     words = [status] if status else RECORD_STATUSES
-    number = sum(counts.get(WITHIN + word if within else word, 0) for word in words)
+    listed_too = [WITHIN + word for word in words] if within else []
+    number = sum(counts.get(word, 0) for word in (*words, *listed_too))
     pages = max(1, -(-number // PER_PAGE))
     page = min(max(1, page), pages)
     listed = store.page_of_records(
