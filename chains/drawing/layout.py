@@ -9,19 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from chains.graph import Graph
-from chains.spec import Chain, kind_of, runs_once
+from chains.graph import Graph, body_of, graph_of_file
+from chains.spec import Chain, ChainStep, RepeatStep, kind_of, runs_once
+
+if TYPE_CHECKING:
+    from chains.loading import ChainFile
 
 CHARACTER = 7.6
 PADDING, HEIGHT, BESIDE, BELOW, MARGIN = 16.0, 44.0, 24.0, 40.0, 12.0
+HEAD = 40.0
+"""What the name of a step takes above the steps inside it."""
 _LANE = 10.0
 _SWEEPS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One step: its middle, its size, and what it is."""
+    """One step: its whole name, its middle, its size, what it is, and the steps inside it."""
 
     step: str
     kind: str
@@ -30,6 +36,19 @@ class Box:
     y: float
     width: float
     height: float = HEIGHT
+    inside: Drawing | None = None
+    """Drawn inside the box, below its name."""
+
+    @property
+    def label(self) -> str:
+        """The name that the step has among those beside it."""
+        return self.step.rpartition(".")[2]
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Where the field of the steps inside begins."""
+        width = self.inside.width if self.inside is not None else self.width
+        return round(self.x - width / 2, 1), round(self.y - self.height / 2 + HEAD, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +71,51 @@ class Drawing:
     height: float
 
 
-def draw(chain: Chain, graph: Graph) -> Drawing:
+def draw_file(chain_file: ChainFile, prefix: str = "") -> Drawing:
+    """Lay out a chain with what is inside its steps; `prefix` stands before the names of the steps."""
+    inside: dict[str, Drawing] = {}
+    for step_id, step in chain_file.chain.steps.items():
+        if isinstance(step, RepeatStep):
+            inside[step_id] = draw_file(body_of(chain_file, step), f"{prefix}{step_id}.")
+        elif isinstance(step, ChainStep) and step.chain in chain_file.chains:
+            inside[step_id] = draw_file(chain_file.chains[step.chain], f"{prefix}{step_id}.")
+    return draw(chain_file.chain, graph_of_file(chain_file), inside, prefix)
+
+
+def draw(
+    chain: Chain, graph: Graph, inside: Mapping[str, Drawing] | None = None, prefix: str = ""
+) -> Drawing:
     """Lay out the steps of a chain from top to bottom."""
+    inside = inside or {}
     layers = _layers(graph)
     ways = _ways(graph, {step: place for place, layer in enumerate(layers) for step in layer})
     rows = _ordered(_with_lanes(layers, ways), ways)
-    widths = {step: _width(step, chain) for step in graph.order}
+    widths = {step: max(_width(step, chain), _size(inside, step)[0]) for step in graph.order}
+    heights = {step: _size(inside, step)[1] for step in graph.order}
+    tall = [max((heights[step] for step in row if isinstance(step, str)), default=HEIGHT) for row in rows]
+    levels = _levels(tall)
     middles, width = _placed(rows, widths)
     boxes = {
         step: Box(
-            step,
+            prefix + step,
             kind_of(chain.steps[step]),
             runs_once(chain.steps[step]),
             middles[step],
-            _y(place),
+            levels[place],
             widths[step],
+            heights[step],
+            inside.get(step),
         )
         for place, row in enumerate(rows)
         for step in row
         if isinstance(step, str)
     }
     lines = tuple(
-        Line(way[0], way[-1], way[0] in graph.reads[way[-1]], _points(way, boxes, middles, rows))
+        Line(way[0], way[-1], way[0] in graph.reads[way[-1]], _points(way, boxes, middles, (levels, tall)))
         for way in ways
         if isinstance(way[0], str) and isinstance(way[-1], str)
     )
-    height = 2 * MARGIN + len(rows) * HEIGHT + (len(rows) - 1) * BELOW
+    height = 2 * MARGIN + sum(tall) + (len(rows) - 1) * BELOW
     return Drawing(tuple(boxes[step] for step in graph.order), lines, width, height)
 
 
@@ -164,18 +202,30 @@ def _points(
     way: _Way,
     boxes: Mapping[str, Box],
     middles: Mapping[_Place, float],
-    rows: Sequence[Sequence[_Place]],
+    layers: tuple[Sequence[float], Sequence[float]],
 ) -> tuple[tuple[float, float], ...]:
+    levels, tall = layers
     start, end = boxes[str(way[0])], boxes[str(way[-1])]
-    points = [(start.x, start.y + HEIGHT / 2)]
+    points = [(start.x, start.y + start.height / 2)]
     for place in way[1:-1]:
-        top = _y(int(place[2]))
-        points += [(middles[place], top - HEIGHT / 2), (middles[place], top + HEIGHT / 2)]
-    return (*points, (end.x, end.y - HEIGHT / 2))
+        middle, half = levels[int(place[2])], tall[int(place[2])] / 2
+        points += [(middles[place], middle - half), (middles[place], middle + half)]
+    return (*points, (end.x, end.y - end.height / 2))
 
 
-def _y(layer: int) -> float:
-    return MARGIN + HEIGHT / 2 + layer * (HEIGHT + BELOW)
+def _levels(tall: Sequence[float]) -> list[float]:
+    """Return the middle of each layer, from the height of its tallest box."""
+    found, top = [], MARGIN
+    for height in tall:
+        found.append(round(top + height / 2, 1))
+        top += height + BELOW
+    return found
+
+
+def _size(inside: Mapping[str, Drawing], step: str) -> tuple[float, float]:
+    """Return the width that what is inside a step needs, and the height of its box."""
+    drawing = inside.get(step)
+    return (0.0, HEIGHT) if drawing is None else (drawing.width, drawing.height + HEAD)
 
 
 def _width(step: str, chain: Chain) -> float:

@@ -47,9 +47,19 @@ def svg(drawing: Drawing, marks: Mapping[str, Mark] | None = None, *, styled: bo
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0 0 8 4 0 8z"/></marker></defs>'
     )
-    parts += [_line(line) for line in drawing.lines]
-    parts += [_box(box, (marks or {}).get(box.step)) for box in drawing.boxes]
+    parts += _field(drawing, marks or {})
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _field(drawing: Drawing, marks: Mapping[str, Mark]) -> list[str]:
+    """Return the lines and boxes of a drawing, and inside the boxes what they hold."""
+    parts = [_line(line) for line in drawing.lines]
+    for box in drawing.boxes:
+        parts.append(_box(box, marks.get(box.step)))
+        if box.inside is not None:
+            left, top = box.origin
+            parts += [f'<g transform="translate({left:g} {top:g})">', *_field(box.inside, marks), "</g>"]
+    return parts
 
 
 def _line(line: Line) -> str:
@@ -69,13 +79,14 @@ def _line(line: Line) -> str:
 def _box(box: Box, mark: Mark | None) -> str:
     left, top = box.x - box.width / 2, box.y - box.height / 2
     radius = box.height / 2 if box.once else 6
+    name = top + 19 if box.inside is not None else box.y - 3
     note = mark.note if mark is not None and mark.note else box.kind + (" · once" if box.once else "")
     state = f" state-{mark.state}" if mark is not None else ""
     body = (
         f'<g class="step{escape(state)}"><rect x="{left:g}" y="{top:g}" width="{box.width:g}" '
         f'height="{box.height:g}" rx="{radius:g}"/>'
-        f'<text x="{box.x:g}" y="{box.y - 3:g}">{escape(box.step)}</text>'
-        f'<text class="kind" x="{box.x:g}" y="{box.y + 13:g}">{escape(note)}</text></g>'
+        f'<text x="{box.x:g}" y="{name:g}">{escape(box.label)}</text>'
+        f'<text class="kind" x="{box.x:g}" y="{name + 16:g}">{escape(note)}</text></g>'
     )
     if mark is None or mark.href is None:
         return body

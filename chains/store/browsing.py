@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, case, func, or_, select
+from sqlalchemy import Select, and_, case, func, not_, or_, select
 
 from chains.store import schema
 from chains.store.linking import WITH_LINKED, payload
@@ -107,10 +107,10 @@ class Browses(Reads):
     ) -> list[Listed]:
         """Return records of a step by row, with the beginnings of what they say.
 
-        `within`: all but those of samples, of a step that stands in another one.
+        `within`: those inside the rows' own, of a step that stands in another one.
         """
         table = schema.records.c
-        rows = table.sample == 0 if within else schema.of_whole_rows()
+        rows = and_(table.sample == 0, not_(schema.of_whole_rows())) if within else schema.of_whole_rows()
         query = self._list().where(table.run_id == run_id, table.step == step, rows)
         query = query.where(table.status == status) if status else query
         order = (table.row, table.path, table.turn, table.item)

@@ -23,14 +23,12 @@ def graph(
     form: Annotated[Format, typer.Option("--format", help="For Markdown, or a picture.")] = Format.MERMAID,
 ) -> None:
     """Draw the steps of a chain and what each needs."""
-    from chains.drawing import draw, mermaid, svg
-    from chains.graph import graph_of_file
+    from chains.drawing import draw_file, mermaid, svg
     from chains.loading import find_chain, load
     from chains.settings import get_settings
 
     chain_file = load(find_chain(chain), settings=get_settings())
-    found = graph_of_file(chain_file)
-    text = mermaid(chain_file.chain, found) if form == Format.MERMAID else svg(draw(chain_file.chain, found))
+    text = mermaid(chain_file) if form == Format.MERMAID else svg(draw_file(chain_file))
     sys.stdout.buffer.write(text.encode("utf-8"))
 
 

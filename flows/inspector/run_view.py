@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from chains.clock import elapsed
-from chains.drawing import Mark, draw, svg
+from chains.drawing import Mark, draw_file, svg
 from chains.store.run_life import WITHIN
 from flows.cli.show import step_facts
 from flows.inspector.addresses import Place, path_of, step_path
@@ -62,10 +62,10 @@ def step_view(looking: Looking, run: RunRow, step_id: str, *, status: str, page:
         raise NotThere(f"Run {run.id} has no step {step_id!r}.")
     line = run_line(run, {})
     status = status if status in RECORD_STATUSES else ""
-    within = "." in step_id  # a step inside another may have any number of records in a row
+    # A step of another chain may have one record for each row, a step of a turn has none that stands for it.
+    within = "." in step_id and not any(counts.get(word) for word in RECORD_STATUSES)
     words = [status] if status else RECORD_STATUSES
-    listed_too = [WITHIN + word for word in words] if within else []
-    number = sum(counts.get(word, 0) for word in (*words, *listed_too))
+    number = sum(counts.get(WITHIN + word if within else word, 0) for word in words)
     pages = max(1, -(-number // PER_PAGE))
     page = min(max(1, page), pages)
     listed = store.page_of_records(
@@ -124,7 +124,7 @@ def _picture(
         )
         for fact in facts
     }
-    return svg(draw(recorded.chain_file.chain, recorded.graph), marks, styled=False)
+    return svg(draw_file(recorded.chain_file), marks, styled=False)
 
 
 def _state(fact: dict[str, Any]) -> str:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chains.drawing import Mark, draw, mermaid, svg
+from chains.drawing import Mark, draw, draw_file, mermaid, svg
 from chains.drawing.layout import Drawing
 from chains.graph import Graph, graph_of, graph_of_file
-from chains.loading import find_chain, load
+from chains.loading import find_chain, load, load_source
 from chains.spec import Chain
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -80,7 +80,7 @@ def test_a_mark_gives_a_state_a_note_and_a_link_and_stays_text():
 def test_mermaid_names_every_step_by_number_and_draws_every_edge(name):
     chain_file = load(find_chain(name))
     graph = graph_of_file(chain_file)
-    lines = mermaid(chain_file.chain, graph).splitlines()
+    lines = mermaid(chain_file).splitlines()
     assert lines[0] == "flowchart TD"
     place = {step: f"s{number}" for number, step in enumerate(graph.order)}
     for step in graph.order:
@@ -88,3 +88,46 @@ def test_mermaid_names_every_step_by_number_and_draws_every_edge(name):
         for other in graph.needs[step]:
             arrow = "-->" if other in graph.reads[step] else "-.->"
             assert f"  {place[other]} {arrow} {place[step]}" in lines
+
+
+NESTED = """
+chain: nested
+models: {m: {provider: starter}}
+defaults: {model: m}
+steps:
+  before: {prompt: x}
+  draft:
+    repeat: {until: "true", max: 2}
+    steps:
+      write: {prompt: "{{ before.text }}"}
+      again: {repeat: {until: "true", max: 2}, steps: {end: {prompt: "{{ write.text }}"}}}
+  after: {prompt: "{{ draft.write.text }}"}
+"""
+
+
+def test_steps_inside_a_step_are_drawn_inside_its_box(tmp_path):
+    chain_file = load_source(NESTED.encode(), tmp_path / "c.yaml")
+    found = draw_file(chain_file)
+
+    def fits(drawing: Drawing) -> list[str]:
+        names = []
+        for box in drawing.boxes:
+            names.append(box.step)
+            if box.inside is not None:
+                left, top = box.origin
+                assert left >= box.x - box.width / 2 - 0.1
+                assert left + box.inside.width <= box.x + box.width / 2 + 0.1
+                assert top + box.inside.height <= box.y + box.height / 2 + 0.1
+                names += fits(box.inside)
+        return names
+
+    assert fits(found) == ["before", "draft", "draft.write", "draft.again", "draft.again.end", "after"]
+    picture = svg(found, {"draft.again.end": Mark("failed", "1 failed")})
+    ElementTree.fromstring(picture)
+    assert "state-failed" in picture and ">end</text>" in picture
+    lines = mermaid(chain_file).splitlines()
+    assert [line.strip() for line in lines if "subgraph" in line] == [
+        'subgraph s1["draft<br/>repeat"]',
+        'subgraph s1_1["again<br/>repeat"]',
+    ]
+    assert lines.count("  end") == 1 and "  s0 --> s1" in lines and "    s1_0 --> s1_1" in lines
