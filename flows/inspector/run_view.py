@@ -141,7 +141,8 @@ def _inside(fact: dict[str, Any], facts: list[dict[str, Any]]) -> int:
 def _note(fact: dict[str, Any], rows: int, *, inside: int, once: bool) -> str:
     within = f", {inside} inside" if inside else ""
     if fact["failed"]:
-        return f"{fact['failed']} failed, {fact['ok']} ok{within}"
+        others = within or f", {fact['ok']} ok"
+        return f"{fact['failed']} failed{others}"
     if once:
         return str(fact["status"])
     reused = f", {fact['reused']} reused" if fact["reused"] else ""
