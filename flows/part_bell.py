@@ -12,7 +12,7 @@ from uuid import UUID
 
 import httpx
 from prefect.events import get_events_subscriber
-from prefect.events.filters import EventFilter, EventNameFilter, EventRelatedFilter
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.exceptions import PrefectException
 from websockets.exceptions import WebSocketException
 
@@ -27,15 +27,18 @@ class Bell:
         self._rung = asyncio.Event()
         self._filter = EventFilter(
             event=EventNameFilter(name=["prefect.flow-run.Scheduled"]),
-            related=EventRelatedFilter(id=[f"prefect.deployment.{deployment}"]),
+            # Not `related`: Prefect's server passes over that in what it sends as it happens.
+            any_resource=EventAnyResourceFilter(id=[f"prefect.deployment.{deployment}"]),
         )
 
-    async def wait(self, limit: float) -> None:
-        """Return when it has rung since the last time, and after `limit` seconds at the latest."""
+    async def wait(self, limit: float) -> bool:
+        """Return whether it has rung since the last time, after `limit` seconds at the latest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await self._rung.wait()
+        rung = self._rung.is_set()
         self._rung.clear()
+        return rung
 
     async def listen(self) -> None:
         """Follow the stream until cancelled."""
