@@ -87,6 +87,9 @@ def _plain(value: Any, path: str, depth: int) -> Any:
             return _integer(value, path)
         case float():
             return _number(value, path)
+        case list() | tuple() if set(map(type, value)) == {float} and all(map(math.isfinite, value)):
+            # A vector: item by item, its way into a record took as long as making it.
+            return [item or 0.0 for item in value]
         case list() | tuple():
             return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
         case dict():

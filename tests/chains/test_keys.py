@@ -64,6 +64,9 @@ def test_the_form_is_pinned_because_stored_keys_depend_on_it() -> None:
         '{"a":"é\\n\\u0000","b":[1,1.0,true,null]}'.encode()
     )
     assert canonical(-0.0) == b"0.0"
+    assert canonical([1.0, -0.0, 1e300]) == b"[1.0,0.0,1e+300]", (
+        "a vector goes a shorter way, to the same bytes"
+    )
     assert canonical(1e22) == b"1e+22"
     assert canonical("\ud800") == b'"\\ud800"'
     assert key_of("prompt", {"a": 1}) == "e21d8bcde4a0671152d92083ba8c9d1cf1e3d178604fa5bdd6c3613f3be6401f"
