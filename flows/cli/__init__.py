@@ -23,6 +23,7 @@ from flows.cli import (
     diff,
     doctor,
     graph,
+    harness,
     keep,
     models,
     read,
@@ -68,6 +69,7 @@ app.command("up")(up.up)
 app.command("call")(call.call)
 app.command("result")(call.result)
 app.command("worker")(worker.worker)
+app.command("harness")(harness.harness)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 
