@@ -146,6 +146,8 @@ def _note(fact: dict[str, Any], rows: int, *, inside: int, once: bool) -> str:
     if once:
         return str(fact["status"])
     reused = f", {fact['reused']} reused" if fact["reused"] else ""
+    if inside and not fact["ok"] + fact["skipped"] and "." in fact["step"]:
+        return f"{inside} inside{reused}"  # a step of a turn has no record that stands for a row
     return f"{fact['ok'] + fact['skipped']}/{rows}{within}{reused}"
 
 

@@ -379,6 +379,7 @@ def test_what_stands_in_the_turns_of_a_repeat_is_listed_and_has_pages(repeated: 
     assert '<a href="/runs/turns/steps/draft/0">row 0</a>' in write.text
     page = repeated.ask("/runs/turns")
     assert ">1/1, 6 inside</text>" in page.text
+    assert ">2 inside</text>" in page.text and ">4 inside</text>" in page.text and ">0/1" not in page.text
     html = exported(repeated.store, repeated.looking.run("turns"))
     assert html.count("said in a turn") >= 6 and "draft.write · row 0 · turn 1 · ok" in html
 
