@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chains.approvals import OWN_OUTPUTS
 from chains.check_evaluate import check_evaluate
 from chains.check_inside import check_inside
 from chains.check_references import (
@@ -25,12 +26,14 @@ from chains.graph import StepTemplate, turn_templates, unread_needs
 from chains.inputs import WrongValue, value_of
 from chains.inside import Placed, every_step, placed, steps_inside
 from chains.order import find_cycles, way_of
+from chains.output_forms import read_short_form
 from chains.outputs import schema_problems
 from chains.references import Reference, references
 from chains.source.files import FileRefused, expand, inside, is_allowed_module, locate, python_file
 from chains.source.marks import YamlPath, step_at
 from chains.spec import (
     RESERVED,
+    ApproveStep,
     EmbedStep,
     EvaluateStep,
     FinetuneStep,
@@ -112,6 +115,8 @@ def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
                 _check_embed(subject, files, at, step)
             case PythonStep():
                 _check_python(subject, (*at, "python"), words, step.python)
+            case ApproveStep():
+                _check_approve(subject, at, words, step)
             case PrepareStep():
                 files.require((*at, "prepare"), step.prepare)
                 _check_like(subject, (*at, "like"), words, step)
@@ -205,6 +210,17 @@ def _check_prompt(subject: Subject, at: YamlPath, words: str, step: PromptStep) 
         subject.findings.at_value(path, f"{words}: {problem.message}", problem.hint)
     if isinstance(step.output, str) and not step.output.endswith(".json"):
         _check_python(subject, (*at, "output"), words, step.output)
+
+
+def _check_approve(subject: Subject, at: YamlPath, words: str, step: ApproveStep) -> None:
+    for problem in read_short_form(step.fields)[1] if step.fields else ():
+        subject.findings.at_value((*at, "fields", *problem.path), f"{words}: {problem.message}", problem.hint)
+    for name in step.fields:
+        if name in OWN_OUTPUTS:
+            message = f"{words}: a field cannot be called {name!r}, which every answer has"
+            subject.findings.at_key((*at, "fields", name), message)
+    if step.timeout is None and "on_timeout" in step.model_fields_set:
+        subject.findings.at_key((*at, "on_timeout"), f"{words}: 'on_timeout' needs 'timeout'")
 
 
 def _check_embed(subject: Subject, files: _Files, at: YamlPath, step: EmbedStep) -> None:

@@ -12,7 +12,16 @@ from chains.check_references import Subject
 from chains.graph import nested_templates
 from chains.inputs import WrongValue, value_of
 from chains.inside import LONGEST_NAME, Placed, all_inside, every_step, steps_inside
-from chains.spec import ChainStep, EmbedStep, EvaluateStep, FinetuneStep, PrepareStep, kind_of, runs_once
+from chains.spec import (
+    ApproveStep,
+    ChainStep,
+    EmbedStep,
+    EvaluateStep,
+    FinetuneStep,
+    PrepareStep,
+    kind_of,
+    runs_once,
+)
 from chains.step_outputs import TURN_OUTPUTS
 from chains.suggest import did_you_mean
 from chains.templates import has_expression
@@ -107,6 +116,12 @@ def _check_kind(subject: Subject, inner: Placed) -> None:
         subject.findings.at_key(
             inner.path,
             f"step {inner.name!r}: {kind_of(step)} runs once for the run, and a step in {around!r} does not",
+            f"Write it beside step {inner.around[0].name!r}.",
+        )
+    elif isinstance(step, ApproveStep):
+        subject.findings.at_key(
+            inner.path,
+            f"step {inner.name!r}: a row waits for a person as a whole, and cannot within {around!r}",
             f"Write it beside step {inner.around[0].name!r}.",
         )
     elif step.once:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from chains.approvals import OWN_OUTPUTS
 from chains.check import NOT_STEP_NAMES
 from chains.spec import KINDS, NAME_PATTERN, Chain, parse_duration
 
@@ -57,6 +58,12 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
         {"not": {"required": ["into", "map"]}},
         {"oneOf": [{"required": ["into"]}, {"required": ["model"]}]},
         {"if": {"required": ["into"]}, "then": _ONCE},
+    ],
+    "ApproveStep": [
+        {
+            "dependentRequired": {"on_timeout": ["timeout"]},
+            "properties": {"fields": {"propertyNames": {"not": {"enum": sorted(OWN_OUTPUTS)}}}},
+        }
     ],
     "PrepareStep": [_ONCE, {"dependentRequired": {"like": ["completion"], "completion": ["like"]}}],
     "FinetuneStep": [

@@ -17,6 +17,7 @@ from chains.order import find_cycles, in_order, way_of
 from chains.source.files import is_prompt_file, prompt_texts
 from chains.source.marks import YamlPath
 from chains.spec import (
+    ApproveStep,
     Chain,
     ChainStep,
     EmbedStep,
@@ -176,6 +177,10 @@ def own_templates(step_id: str, step: Step, at: YamlPath | None = None) -> Itera
             yield from nested_templates((*at, "args"), step.args)
         case ChainStep():
             yield from nested_templates((*at, "inputs"), step.inputs)
+        case ApproveStep():
+            yield StepTemplate((*at, "approve"), step.approve)
+            for place, expression in enumerate(step.show):
+                yield StepTemplate((*at, "show", place), expression, bare=True)
         case PrepareStep():
             yield StepTemplate((*at, "prepare"), step.prepare)
             for name, source in (("completion", step.completion), ("text", step.text)):

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from chains.errors import InputInvalid
 from chains.spec import (
+    ApproveStep,
     Architecture,
     ChainStep,
     Check,
@@ -169,6 +170,11 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
     },
     RepeatStep: {},
     ChainStep: {},
+    ApproveStep: {
+        "approve": "as the question",
+        "show": "as what is shown",
+        "fields": "decides what an answer is",
+    },
     PrepareStep: {
         "prepare": "as the hash of the file",
         "like": "as the sources of that step's messages",
@@ -333,6 +339,7 @@ LEFT_OUT: Mapping[type[Part], Mapping[str, str]] = {
         "chain": "each step inside has keys of its own",
         "inputs": "their values are in the keys of the steps that read them",
     },
+    ApproveStep: {**_OUT_STEP, "on_timeout": "what happens where nobody answers"},
     PrepareStep: _OUT_KEPT,
     FinetuneStep: _OUT_CALLING,
     EvaluateStep: _OUT_CALLING,

@@ -17,6 +17,7 @@ from chains.inside import every_step
 from chains.plan_teacher import Questions, asks_teacher, cost_note, questions_of
 from chains.prompts import prompt_parts
 from chains.spec import (
+    ApproveStep,
     Budget,
     Chain,
     ChainStep,
@@ -276,6 +277,8 @@ def _reuse(step: Step, model: Model | None) -> str:
             return "see its steps: each asks for itself"
         case PythonStep():
             return "called anew: what a function reads is not known"
+        case ApproveStep():
+            return "a person is asked anew in each run"
 
 
 _CACHE_WORDS = {
@@ -340,6 +343,11 @@ def _notes(chain: Chain, graph: Graph, steps: list[PlannedStep], shards: list[ra
     for name in graph.order:
         if isinstance(asking := chain.steps[name], PromptStep) and asking.samples > 1:
             notes.append(f"{name} asks {asking.samples} times for each row: {_voting(asking)}")
+    if people := [name for name in graph.order if isinstance(chain.steps[name], ApproveStep)]:
+        notes.append(
+            f"{_listed(people)} {'asks' if len(people) == 1 else 'ask'} a person: "
+            "the run waits until there is an answer"
+        )
     if conditional := [name for name in graph.order if chain.steps[name].when is not None]:
         notes.append(f"{_listed(conditional)}: only for rows where `when` holds")
     if any(step.tokens_in_estimate for step in steps):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from chains.approvals import OWN_OUTPUTS
 from chains.errors import InputInvalid
 from chains.outputs import schema_of
 from chains.spec import (
+    ApproveStep,
     EmbedStep,
     EvaluateStep,
     FinetuneStep,
@@ -55,6 +57,8 @@ def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, .
             return ("vector", "dimension")
         case EmbedStep():
             return ("collection", "chunks", "embedded", "reused", "documents")
+        case ApproveStep():
+            return (*OWN_OUTPUTS, *step.fields)
         case PrepareStep():
             return ("train", "validation", "test", "counts", "dropped", "reasons", "tokens", "leaks", "card")
         case FinetuneStep(finetune="distill", level="sequence"):

@@ -139,6 +139,25 @@ def begin_call(
     return Call(chain, flow_run["id"], url)
 
 
+def go_on(flow_run_id: str, answer: Mapping[str, Any]) -> bool:
+    """Have a paused flow run go on whose rows have their answers; False where it is not paused.
+
+    Raises as `call` does where the API is not there.
+    """
+    url = configured_url()
+    if url is None:
+        return False
+    url = url.rstrip("/")
+    if _ask(url, f"flow_runs/{flow_run_id}")["state"]["type"] != "PAUSED":
+        return False
+    # The form of a single row wants its answer, that of several lets each be left out.
+    given: tuple[dict[str, Any], ...] = ({}, dict(answer))
+    return any(
+        _ask(url, f"flow_runs/{flow_run_id}/resume", {"run_input": one})["status"] == "ACCEPT"
+        for one in given
+    )
+
+
 def deployment_of(chain: str, *, api: str | None = None) -> dict[str, Any]:
     """Return a chain's deployment as Prefect's API tells it; raises InputInvalid where there is none."""
     url = _address(api)

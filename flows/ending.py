@@ -26,6 +26,8 @@ def step_status(total: Counter[str], rows_left: int) -> StepStatus:
     """Decide how a step ended; with rows left the run was stopped before the step was done."""
     if total["failed"] or total["blocked"]:
         return "failed"
+    if total["waiting"]:
+        return "waiting"
     if rows_left > 0:
         return "cancelled"
     return "ok" if total["ok"] else "skipped"
@@ -40,6 +42,8 @@ def run_status(run: PreparedRun, stop: Stop, ended: Mapping[str, Counter[str]]) 
         return "cancelled"
     if stop.failed:
         return "failed"
+    if any(statuses["waiting"] for statuses in ended.values()):
+        return "waiting"
     if not run.once and all(set(statuses) <= DONE for statuses in ended.values()):
         return "ok"
     counts = run.store.counts(run.run_id)

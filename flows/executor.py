@@ -310,6 +310,7 @@ async def _work(execution: _Execution, unit: Unit) -> ShardCounts:
         holder=run.lease.holder,
         worker=run.worker,
         stream=run.stream,
+        approvals=run.request.approve,
         memo=execution.memos[unit.step_id],
         anew=run.anew.get(unit.step_id, 0.0),
         renewed=lambda: note_anew(run, unit.step_id),

@@ -59,7 +59,8 @@ def every_row(run: Recorded) -> Iterator[dict[str, Any]]:
     """Yield `{row, status, outputs, errors}` for each row, in order.
 
     A row is `ok` when each of its steps has ended, and each once step that the outputs read; `failed` when
-    one has failed; else `cancelled`: the run was stopped before the row was done.
+    one has failed; `waiting` where a person has to answer; else `cancelled`: the run was stopped before the
+    row was done.
     """
     once = _once(run)
     needed = frozenset(run.chain.steps) - run.once
@@ -78,7 +79,9 @@ def every_row(run: Recorded) -> Iterator[dict[str, Any]]:
             }
             outputs = _outputs(run, row.inputs, found, once)
             ended = {name for name, record in found.items() if record.status in ("ok", "skipped")}
-            status = "failed" if errors else "ok" if once_ended and needed <= ended else "cancelled"
+            waits = any(record.status == "waiting" for record in found.values())
+            done = "ok" if once_ended and needed <= ended else "cancelled"
+            status = "failed" if errors else "waiting" if waits else done
             yield {"row": row.number, "status": status, "outputs": outputs, "errors": errors}
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from chains.clock import Clock
 from chains.errors import EnvironmentLacks, HeadraceError, InputInvalid
 from chains.spec import Chain, runs_once
+from flows.approving import checked_answers
 from flows.binding import bind_rows, open_data, refuse_per_row_inputs
 from flows.kept_data import data_to_keep
 from flows.lease import RunLease, leased_run
@@ -146,6 +147,8 @@ def prepare(
     dataset = open_data(request, of_before, store)
     if out is not None:
         check_out(out, store=store, chain_file=chain_file, dataset=dataset)
+    if request.approve:
+        request = replace(request, approve=checked_answers(chain_file.chain, request.approve))
     rows, bad = bind_rows(chain_file.chain, request, dataset)
     refuse_per_row_inputs(chain_file, rows)
     providers, collections = services(chain_file, request, store=store, settings=settings)

@@ -27,6 +27,7 @@ class StepProgress:
     done: int = 0
     failed: int = 0
     skipped: int = 0
+    waiting: int = 0
     reused: int = 0
     retried: int = 0
     tokens_in: int = 0
@@ -92,6 +93,7 @@ class Monitor:
         step.done += 1
         step.failed += progress.status in ("failed", "blocked")
         step.skipped += progress.status == "skipped"
+        step.waiting += progress.status == "waiting"
         step.reused += progress.reused
         self._spent(step, progress)
         if step.finished:

@@ -20,7 +20,8 @@ class RunRequest:
     """A chain, and what it runs over.
 
     `from_text`: the inputs are texts of a command line. `shards_on`: the pool whose workers run the rows.
-    `fork`: what was edited, where the run is a fork; its chain is the one that the store has.
+    `approve`: answers to approve steps, by step, for all rows. `fork`: what was edited, where the run is a
+    fork; its chain is the one that the store has.
     """
 
     chain: str
@@ -35,6 +36,7 @@ class RunRequest:
     from_text: bool = False
     shards_on: str | None = None
     fork: Mapping[str, Any] | None = None
+    approve: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """Return what a resume needs to ask for the same again."""
@@ -48,6 +50,7 @@ class RunRequest:
             "limit": self.limit,
             "budget": dict(self.budget) if self.budget else None,
             "shards_on": self.shards_on,
+            "approve": dict(self.approve),
         }
 
 
@@ -101,5 +104,6 @@ def request_of(earlier: RunRow) -> RunRequest:
         limit=options["limit"],
         budget=options.get("budget"),
         shards_on=options.get("shards_on"),
+        approve=options.get("approve") or {},
         fork=options.get("fork"),
     )

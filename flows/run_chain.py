@@ -17,7 +17,7 @@ from prefect import Flow, flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Completed
 
 from chains.errors import EnvironmentLacks
 from chains.settings import get_settings
@@ -32,7 +32,9 @@ from flows.prefect_starter import PrefectStarter, RowsFailed
 from flows.prepared import PreparedRun, note_flow_run, prepare
 from flows.progress import Report, ignore
 from flows.request import Replay, Resume, RunRequest
+from flows.resuming import find_run
 from flows.store_parameter import StoreParameter, refuse_password
+from flows.suspending import suspend, take_answers
 
 _HANDED_OVER: dict[str, tuple[PreparedRun, Report]] = {}
 """Runs that the command line of this process has already checked and opened, by run id."""
@@ -141,6 +143,7 @@ async def carry_out(
         again = _earlier(opened, str(flow_run.id), resume, accept_changes=accept_changes)
         if again is not None:
             await until_free(opened, again.run)
+            await take_answers(opened, find_run(opened, again.run))
         return await _carried(prepare(again or asked, store=opened, settings=settings), ignore)
 
 
@@ -157,6 +160,10 @@ async def _carried(prepared: PreparedRun, report: Report) -> dict[str, Any]:
         close_unfinished(prepared, "failed" if isinstance(error, Exception) else "cancelled")
         raise
     get_run_logger().info("run %s: %s", result["run_id"], result["status"])
+    if result["status"] == "waiting":
+        await suspend(prepared.store, prepared.run_id)
+        words = f"run {result['run_id']} waits for an answer: `headrace approve`, then `headrace resume`"
+        return Completed(name="Waiting", message=words)  # type: ignore[return-value]  # Prefect takes states
     if result["status"] == "cancelled":
         return Cancelled(message=f"run {result['run_id']} was stopped; resume it to finish")  # type: ignore[return-value]  # Prefect takes states
     if result["status"] == "failed":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.collection import Collections
     from tasks.providers import Providers
 
-RowStatus = Literal["ok", "failed", "skipped", "blocked", "cancelled"]
+RowStatus = Literal["ok", "failed", "skipped", "blocked", "waiting", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class StepContext:
     """Who runs the step, where it is not the process of the run."""
     renewed: Callable[[], None] = lambda: None
     """Told when a once step that had ended is run again, because rows that it had read changed."""
+    approvals: Mapping[str, Any] = field(default_factory=dict)
+    """Answers to approve steps that the run was given beforehand, by step."""
     stream: bool = False
     """Whether answers are told while they come."""
     memo: dict[str, Any] = field(default_factory=dict)
@@ -200,6 +202,12 @@ class RowScore:
     row: int
     output: dict[str, Any]
     status: RowStatus = "ok"
+
+
+class RowWaits(Exception):
+    """The row goes on when a person has answered; the record says `waiting` until then."""
+
+    inputs: Mapping[str, Any] | None = None
 
 
 class StepSkipped(Exception):

@@ -27,8 +27,8 @@ class ShardCounts:
 
     @property
     def ended(self) -> int:
-        """Rows that have come to an end of their own; not those that a stop left for a resume."""
-        return self.statuses.total() - self.statuses["cancelled"]
+        """Rows that have come to an end of their own; not those that are left for a resume."""
+        return self.statuses.total() - self.statuses["cancelled"] - self.statuses["waiting"]
 
     def add(self, other: ShardCounts) -> None:
         """Count another shard's rows in."""

@@ -15,7 +15,7 @@ from chains.errors import BudgetExceeded, Cancelled, HeadraceError, StoreConflic
 from chains.keys import canonical
 from chains.store import RecordRow
 from chains.store.rows import RecordStatus
-from tasks.context import Place, RowResult, StepContext, StepSkipped
+from tasks.context import Place, RowResult, RowWaits, StepContext, StepSkipped
 
 DONE = frozenset({"ok", "skipped"})
 """Statuses that a resumed run leaves alone."""
@@ -74,6 +74,8 @@ async def ending_of(work: Awaitable[RowResult]) -> Ending:
         return "ok", await work, None
     except StepSkipped as skipped:
         return "skipped", None, skipped
+    except RowWaits as waits:
+        return "waiting", None, waits
     except (Cancelled, BudgetExceeded) as stopped:  # nothing is wrong with the row: a resume goes on with it
         return "cancelled", None, stopped
     except HeadraceError as failure:

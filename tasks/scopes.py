@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tasks.context import RowView
@@ -27,7 +27,7 @@ Ending: TypeAlias = tuple[str, bytes | None]
 """The status of a record and its output."""
 
 
-Verdict: TypeAlias = Literal["run", "skipped", "blocked"]
+Verdict: TypeAlias = Literal["run", "skipped", "blocked", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,9 @@ class Scopes:
         """
         ended = self._once_upstream(step_id)
         found = self._judge(step_id, ONCE, ended, self._rows.shared, run_on_skip=run_on_skip)
+        waits = [up for up in self._per_row_upstream(step_id) if self._waits(up)]
+        if waits and found.verdict == "run":
+            return replace(found, verdict="waiting", reason=f"step {waits[0]!r} waits for an answer")
         read = set(self._per_row_upstream(step_id)) & self._graph.reads[step_id]
         for upstream in sorted(read) if with_lists else ():
             found.scope[upstream] = [
@@ -86,6 +89,10 @@ class Scopes:
                 if status == "ok"
             ]
         return found
+
+    def _waits(self, step_id: str) -> bool:
+        """Whether some row of a step waits for a person."""
+        return bool(self._store.records(self._run_id, step_id, statuses=("waiting",), payloads=False))
 
     def views(self, step_id: str) -> Sequence[RowView]:
         """Return every row as a once step sees it, with `row` added; they are read as one iterates."""
@@ -144,6 +151,8 @@ def verdict_of(
         if upstream.status == "skipped":
             if upstream.step in reads - guarded and not run_on_skip:
                 return "skipped", f"step {upstream.step!r} was skipped"
+        elif upstream.status == "waiting":
+            return "waiting", f"step {upstream.step!r} waits for an answer"
         elif upstream.status != "ok":
             return "blocked", f"step {upstream.step!r} {_ENDINGS.get(upstream.status, 'did not end')}"
     return "run", ""

@@ -7,6 +7,7 @@ unknown keys, so nothing that decides trust can be slipped into a file.
 
 from __future__ import annotations
 
+from chains.spec.approving import ApproveStep
 from chains.spec.chain import (
     Chain,
     Input,
@@ -73,6 +74,7 @@ __all__ = [
     "KINDS",
     "NAME_PATTERN",
     "RESERVED",
+    "ApproveStep",
     "Architecture",
     "Budget",
     "CacheMode",

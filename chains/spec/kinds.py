@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from chains.spec import nesting
+from chains.spec.approving import ApproveStep
 from chains.spec.evaluating import EvaluateStep
 from chains.spec.finetuning import FinetuneStep
 from chains.spec.nesting import ChainStep, RepeatStep
@@ -21,6 +22,7 @@ Step: TypeAlias = (
     | PythonStep
     | RepeatStep
     | ChainStep
+    | ApproveStep
     | PrepareStep
     | FinetuneStep
     | EvaluateStep
@@ -33,6 +35,7 @@ KINDS: dict[str, type[StepBase]] = {
     "python": PythonStep,
     "repeat": RepeatStep,
     "chain": ChainStep,
+    "approve": ApproveStep,
     "prepare": PrepareStep,
     "finetune": FinetuneStep,
     "evaluate": EvaluateStep,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-RunStatus: TypeAlias = Literal["running", "ok", "failed", "cancelled", "interrupted"]
+RunStatus: TypeAlias = Literal["running", "ok", "failed", "waiting", "cancelled", "interrupted"]
 StepStatus: TypeAlias = Literal["waiting", "running", "ok", "failed", "skipped", "cancelled"]
-RecordStatus: TypeAlias = Literal["running", "ok", "failed", "skipped", "blocked", "cancelled"]
+RecordStatus: TypeAlias = Literal["running", "ok", "failed", "skipped", "blocked", "waiting", "cancelled"]
 AttemptState: TypeAlias = Literal["intent", "ok", "error", "ambiguous"]
 ModelKind: TypeAlias = Literal["adapter", "full"]
 

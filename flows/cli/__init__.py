@@ -16,6 +16,7 @@ import typer.main
 from chains.errors import ChainInvalid, EnvironmentLacks, HeadraceError, InputInvalid, Refused, StoreVersion
 from flows.cli import (
     again,
+    approve,
     call,
     check,
     demo,
@@ -54,6 +55,7 @@ app.command("resume")(again.resume)
 app.command("retry")(again.retry)
 app.command("replay")(replay.replay)
 app.command("cancel")(again.cancel)
+app.command("approve")(approve.approve)
 app.command("runs")(read.runs)
 app.command("show")(show.show)
 app.command("why")(why.why)

@@ -144,7 +144,7 @@ def _line(name: str, step: StepProgress, now: float) -> str:
     parts += [f"{step.items_done} items"] if step.items_done else []
     parts += [
         f"{number} {word}"
-        for word in ("failed", "skipped", "reused", "retried")
+        for word in ("failed", "skipped", "waiting", "reused", "retried")
         if (number := getattr(step, word))
     ]
     if step.tokens_in or step.tokens_out:

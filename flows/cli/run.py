@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chains.errors import HeadraceError, InputInvalid
+from flows.cli.approve import ask_here, read_answers
 from flows.cli.options import (
     BaseUrlOption,
     ChainArgument,
@@ -59,6 +61,12 @@ def run(
         str | None,
         typer.Option("--shards-on", metavar="POOL", help="Run the rows on the workers of a Prefect pool."),
     ] = None,
+    approve: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--approve", metavar="STEP=ANSWER", help="Answer an approve step beforehand: yes, no or JSON."
+        ),
+    ] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the answers of a single run as they come.")
     ] = False,
@@ -69,7 +77,7 @@ def run(
     """Run a chain over one row (-i) or a data set (--data)."""
     if bool(chain) == bool(resume):
         raise InputInvalid("name a chain, or a run with --resume.", hint="See `headrace run --help`.")
-    if resume and (inputs or data or map_ or model or base_url or limit or shards_on):
+    if resume and (inputs or data or map_ or model or base_url or limit or shards_on or approve):
         raise InputInvalid(
             "--resume takes chain, inputs, data and models from the run.", hint="Leave them out."
         )
@@ -88,6 +96,8 @@ def run(
         skip_bad=skip_bad,
         shards_on=shards_on,
     )
+    if approve:
+        request = replace(request, approve=read_answers(approve))
     asked = Resume(resume) if resume else request
     run_to_end(asked, out=out, direct=direct, store=store, as_json=as_json, stream=stream)
 
@@ -109,10 +119,21 @@ def run_to_end(
 
             unwritten = write_out(prepared, out)
         _print_end(prepared, monitor, row, out=None if unwritten else out, as_json=as_json)
+        goes_on = row.status == "waiting" and not as_json and _asks_here() and ask_here(prepared.store, row)
     if unwritten is not None:
         raise unwritten
+    if goes_on:
+        return run_to_end(Resume(row.id), out=out, direct=direct, store=store, as_json=as_json)
     if row.status != "ok":
-        raise typer.Exit(130 if row.status == "cancelled" else 1)
+        raise typer.Exit(_EXIT_CODES.get(row.status, 1))
+
+
+_EXIT_CODES = {"cancelled": 130, "waiting": 4}
+
+
+def _asks_here() -> bool:
+    """Whether a person sits before the terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 @contextmanager
@@ -284,8 +305,23 @@ def _print_end(
         print(safe(first), file=sys.stderr)
     if row.status == "ok":
         print(f"next: headrace show {row.id}", file=sys.stderr)
+    elif row.status == "waiting":
+        _print_waiting(prepared, row)
     else:
         print(f"next: headrace show {row.id}; headrace resume {row.id}", file=sys.stderr)
+
+
+def _print_waiting(prepared: PreparedRun, row: RunRow) -> None:
+    from flows.approving import rows_that_wait
+    from flows.cli.text import safe, shorten
+
+    waiting = rows_that_wait(prepared.store, row, prepared.chain, most=10)
+    for asked in waiting:
+        print(safe(f"{asked.place} waits: {shorten(asked.question, 90)}"), file=sys.stderr)
+    if waiting:
+        first = waiting[0].record
+        which = f" --row {first.row}" if first.row >= 0 and len(prepared.rows) > 1 else ""
+        print(f"next: headrace approve {row.id} {first.step} yes|no{which}", file=sys.stderr)
 
 
 def _took(row: RunRow) -> str:

@@ -359,6 +359,8 @@ def step_status(step: StepRow, numbers: Mapping[str, int], run_status: str) -> s
     """Return a step's status: what a process that is gone left open has not run to its end."""
     if step.status not in ("waiting", "running"):
         return step.status
+    if numbers.get("waiting"):
+        return "waiting"
     if run_status != "running":
         return "cancelled"
     return "running" if any(numbers.values()) else step.status

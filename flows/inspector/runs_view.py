@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flows.inspector.looking import Looking
 
 PER_PAGE: Final = 50
-STATUSES: Final = ("running", "ok", "failed", "cancelled", "interrupted")
+STATUSES: Final = ("running", "ok", "failed", "waiting", "cancelled", "interrupted")
 
 
 def runs_view(looking: Looking, *, chain: str, status: str, text: str, page: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ MISTAKES = {name: HEAD + lines + "\n" for name, (lines, _, _) in STEP_CASES.item
 # The mistakes that a schema lets pass: it knows the shape of a file, and neither its names nor its folder.
 BEYOND = {
     "references to names of the chain": """unknown output, misspelt field, misspelt field under default,
-        misspelt deep field, field of all samples, unknown step, input without its prefix, unknown input, unknown after, unknown model,
+        misspelt deep field, field of all samples, approve with an unknown step, unknown output of an approve, unknown step, input without its prefix, unknown input, unknown after, unknown model,
         unknown collection, unknown target collection, item called like a step, key of a list over items, misspelt key of an item,
         name inside like one outside, after something outside, step inside that reads its repeat, step of the last turn,
         output of the last turn, step that a turn has not, output that a turn has not, until that reads nothing,
@@ -60,7 +60,7 @@ BEYOND = {
         budget of logits, teacher of another method""",
     "the meaning of a text or value": """check with a broken regex, written-out key in a text, key written out, secret in a header,
         header of the call, headers of a local model, password in an address, no address, store model,
-        malformed store model, logits of an endpoint, wrong short form, default of a wrong type, default not allowed, schedule without a rule,
+        malformed store model, logits of an endpoint, wrong short form, wrong field of an approve, default of a wrong type, default not allowed, schedule without a rule,
         schedule of two rules, cron, cron of six fields, rrule, interval, time zone, schedule of an unknown input,
         schedule of a wrong input, schedule without an input, schedule of data outside""",
 }
