@@ -41,7 +41,7 @@ class Inside(Protocol):
         ctx: StepContext,
         place: Place,
         scope: Mapping[str, Any],
-        verdict: tuple[Literal["run", "skipped", "blocked"], str] = ("run", ""),
+        verdict: tuple[Literal["run", "skipped", "blocked", "waiting"], str] = ("run", ""),
     ) -> Awaitable[RecordRow]:
         """Leave a record at a place, or find the one that stands there, and return it with its output."""
 

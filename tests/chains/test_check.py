@@ -77,6 +77,7 @@ STEP_CASES = {
     "end that is no word": ("  r: {repeat: {until: 'true', max: 2, on_exhausted: best}, steps: {a: {prompt: x}}}", "7:53", "on_exhausted"),
     "wrong step inside": ("  r: {repeat: {until: 'true', max: 2}, steps: {a: {prompt: x, modl: m}}}", "7:63", "step 'r.a': unknown key 'modl'. Did you mean 'model'?"),
     "step inside that runs once": ("  r: {repeat: {until: 'true', max: 2}, steps: {a: {prepare: data.jsonl, text: x}}}", "7:48", "step 'r.a': prepare runs once for the run, and a step in 'r' does not. Write it beside step 'r'."),
+    "approve inside": ("  r: {repeat: {until: 'true', max: 2}, steps: {a: {approve: Send?}}}", "7:48", "step 'r.a': a row waits for a person as a whole, and cannot within 'r'. Write it beside step 'r'."),
     "once inside": ("  r: {repeat: {until: 'true', max: 2}, steps: {a: {prompt: x, once: true}}}", "7:69", "step 'r.a': 'once' is over all rows"),
     "pool inside": ("  r: {repeat: {until: 'true', max: 2}, steps: {a: {prompt: x, pool: gpu}}}", "7:63", "step 'r.a': steps inside 'r' run where it runs. Write 'pool' at step 'r'."),
     "name inside like one outside": (T + "  r: {repeat: {until: 'true', max: 2}, steps: {t: {prompt: x}}}", "8:48", "step 'r.t' is called like a step around it"),

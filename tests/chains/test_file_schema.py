@@ -54,7 +54,7 @@ BEYOND = {
         glob without a match, glob out of the folder, missing python file, missing function,
         python that cannot be read, missing schema, schema that is no JSON, written-out key in a file""",
     "keys that need or exclude each other": """judge without its text, judge called like a metric, check of two kinds,
-        timed step that runs once, step inside that runs once, once inside, pool inside,
+        timed step that runs once, step inside that runs once, once inside, approve inside, pool inside,
         name inside that a repeat has, similarity without an embedder, perplexity without a model, metric without a reference,
         tokens without a model, quorum of more than all, student made twice, temperature of answers,
         budget of logits, teacher of another method""",
