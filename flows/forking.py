@@ -21,7 +21,7 @@ from chains.replay import Edited, Reach, Selection, Start, reach_of, selection_o
 from chains.spec import Model, RepeatStep, runs_once
 from chains.store import Link
 from chains.suggest import did_you_mean
-from flows.overriding import other_model, override_budget, override_models
+from flows.overriding import inner_overrides, other_model, override_budget, override_models
 from flows.recorded import kept_chain, with_code
 from flows.request import Replay, RunRequest, request_of
 from flows.resuming import find_run, is_dead
@@ -103,7 +103,7 @@ def plan_fork(store: Store, asked: Replay, settings: Settings) -> Fork:
         }
     chain_file = base
     if edited.source != base.source:
-        chain_file = replace(restore_edited(edited.source, base, settings), copied_code=base.copied_code)
+        chain_file = with_code(store, restore_edited(edited.source, base, settings))
         chain_file = _overridden(chain_file, request)
     inputs = _inputs(chain_file, edited.inputs, request, from_text=asked.from_text)
     budget = {**(request.budget or {}), **(asked.budget or {})} or None
@@ -125,7 +125,9 @@ def plan_fork(store: Store, asked: Replay, settings: Settings) -> Fork:
         request=request,
         start=start,
         before=before,
-        chain_file=replace(chain_file, chain=override_budget(chain_file.chain, budget)),
+        chain_file=inner_overrides(
+            replace(chain_file, chain=override_budget(chain_file.chain, budget)), request
+        ),
         graph=graph,
         reach=reach,
         edited=edited.steps,

@@ -23,7 +23,7 @@ from chains.prompts import prompt_parts
 from chains.source.marks import YamlPath
 from chains.source.rewriting import with_value
 from chains.source.scalars import ScalarRefused, plain_value
-from chains.spec import Chain, Model, PromptStep, RepeatStep, Step
+from chains.spec import Chain, ChainStep, Model, PromptStep, RepeatStep, Step
 from chains.strict_json import NotStrictJson, parse
 from chains.suggest import did_you_mean, shown
 
@@ -204,6 +204,11 @@ def _apply(editing: _Editing, target: str, value: Any, *, from_text: bool) -> No
     elif path[0] in known:
         _edit_field(editing, edit, path, _read(type(edit.step), path, value, target) if from_text else value)
     else:
+        if isinstance(edit.step, ChainStep):
+            raise InputInvalid(
+                f"step {edit.name!r} runs the chain {edit.step.chain!r}, which is not edited from here.",
+                hint="Edit its file, and take it with --chain.",
+            )
         inside = edit.step.steps if isinstance(edit.step, RepeatStep) else ()
         hint = did_you_mean(path[0], [*inside, *known, *SAMPLING])
         raise InputInvalid(f"{target!r}: step {edit.name!r} has no field {shown(path[0])}.", hint=hint)

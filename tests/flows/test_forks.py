@@ -279,3 +279,52 @@ def test_a_loop_is_replayed_from_a_turn_and_from_a_step_inside(desk: Desk) -> No
     for place, said in (("first[turn 1]", "no turns"), ("draft.wrote", "has no step 'wrote' inside")):
         with pytest.raises(InputInvalid, match=said):
             desk.run(Replay(source, start=place, fresh=True))
+
+
+INNER = """chain: inner
+inputs: {{word: {{type: string}}}}
+models: {{m: {{provider: openai, model: m, base_url: "{url}", temperature: 1}}}}
+defaults: {{model: m}}
+steps:
+  say: {{prompt: "Say {{{{ inputs.word }}}}"}}
+  twice:
+    repeat: {{until: "loop.turn == 1", max: 3}}
+    steps: {{more: {{prompt: "More {{{{ say.text }}}}"}}}}
+outputs: {{said: "{{{{ say.text }}}}"}}
+"""
+OUTER = """chain: outer
+inputs: {{words: {{type: array}}}}
+models: {{m: {{provider: openai, model: m, base_url: "{url}", temperature: 1}}}}
+defaults: {{model: m}}
+steps:
+  list: {{prompt: "List"}}
+  each: {{chain: inner.yaml, map: "{{{{ inputs.words }}}}", as: word, inputs: {{word: "{{{{ word }}}}"}}}}
+  all: {{prompt: "All {{{{ each }}}} {{{{ list.text }}}}"}}
+"""
+
+
+def test_a_chain_in_a_chain_is_linked_whole_or_for_some_items(desk: Desk) -> None:
+    path, inner = desk.folder / "outer.yaml", desk.folder / "inner.yaml"
+    path.write_text(OUTER.format(url=desk.server.url))
+    inner.write_text(INNER.format(url=desk.server.url))
+    source = desk.run(RunRequest(chain=str(path), inputs={"words": ["one", "two"]}))
+    before, sent = desk.records(source), desk.sent()
+    path.unlink(), inner.unlink()
+    same = desk.run(Replay(source, start="list"))
+    assert desk.records(same) == before and desk.sent() == sent
+    beside = desk.run(Replay(source, edits={"list.prompt": "List all"}))
+    assert desk.sent() == sent + 2
+    inside = [record for record in desk.store.records(beside, within=True) if record.step.startswith("each")]
+    assert len(inside) == 11 and all(record.linked for record in inside)
+    item = desk.run(Replay(source, start="each[item 1]", edits={"each.inputs.word": "{{ word }}!"}))
+    ran = {
+        (record.step, record.path[:12], record.item)
+        for record in desk.store.records(item, within=True)
+        if not record.linked
+    }
+    at = "each[item 1]"
+    expected = {("each", "", -1), ("each", "", 1), ("all", "", -1), ("each.say", at, -1)}
+    assert ran == expected | {("each.twice", at, -1), ("each.twice.more", at, -1)}
+    with pytest.raises(InputInvalid, match="which is not edited from here"):
+        desk.run(Replay(source, edits={"each.say.prompt": "x"}))
+    assert desk.records(source) == before and desk.store.verify() == []
