@@ -383,3 +383,40 @@ def test_a_fork_is_made_by_a_flow_of_prefect_and_by_the_command_line_through_it(
     assert again.code == 0, again.err
     assert desk.sent() == sent + 6
     assert flow_run(prefect_url, again.json()["run_id"])["state_type"] == "COMPLETED"
+
+
+@pytest.mark.slow
+def test_a_fork_that_was_killed_is_resumed_and_repeats_no_finished_call(make_desk: Callable) -> None:
+    desk = make_desk(latency=0.2)
+    source = run(desk, 24)
+    sent = desk.sent()
+    process = desk.start("replay", source, "--set", "reply.prompt.system=Short.", "--direct")
+    while desk.sent() < sent + 10:
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    with open_store(desk.store) as store:
+        fork = store.runs(limit=1)[0].id
+        in_flight = len([row for row in store.attempts_of_run(fork) if row.state == "intent"])
+    done = desk.headrace("resume", fork, "--direct", "--json")
+    assert done.code == 0, done.err
+    assert desk.sent() <= sent + 24 + in_flight
+    assert linked(desk, fork) == {"triage": 24, "shout": 24, "reply": 0, "score": 25}
+    with open_store(desk.store) as store:
+        assert store.verify() == []
+
+
+@pytest.mark.slow
+def test_a_training_is_linked_and_only_what_it_was_asked_runs_again(make_tuned_desk: Callable) -> None:
+    desk = make_tuned_desk("cpu")
+    source = run(desk, 2)
+    sent = desk.sent()
+    fork = replayed(desk, source, "--set", "answer.max_tokens=3")
+    assert linked(desk, fork) == {"triage": 2, "tune": 1, "answer": 0}
+    assert outputs(desk, fork, "tune") == outputs(desk, source, "tune")
+    again = replayed(desk, source, "--set", "tune.max_steps=5")
+    assert linked(desk, again) == {"triage": 2, "tune": 0, "answer": 0}
+    assert desk.sent() == sent
+    with open_store(desk.store) as store:
+        assert [model.version for model in store.models("tiny")] == [2, 1]
+        assert store.verify() == []

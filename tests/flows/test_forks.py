@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -328,3 +329,51 @@ def test_a_chain_in_a_chain_is_linked_whole_or_for_some_items(desk: Desk) -> Non
     with pytest.raises(InputInvalid, match="which is not edited from here"):
         desk.run(Replay(source, edits={"each.say.prompt": "x"}))
     assert desk.records(source) == before and desk.store.verify() == []
+
+
+KINDS = """chain: kinds
+inputs: {{n: {{type: integer}}}}
+models:
+  m: {{provider: openai, model: m, base_url: "{url}", temperature: 1}}
+  e: {{provider: openai, model: e, base_url: "{url}"}}
+collections: {{book: {{embedder: e}}}}
+defaults: {{model: m}}
+steps:
+  index: {{embed: docs/*.md, into: book}}
+  vector: {{embed: "About {{{{ inputs.n }}}}", model: e}}
+  find: {{retrieve: book, query: "Page {{{{ inputs.n }}}}", top_k: 2, after: [index]}}
+  answer: {{prompt: "{{{{ find.hits[0].text }}}} {{{{ vector.dimension }}}}"}}
+  sorted: {{prepare: examples.jsonl, fields: {{text: "{{{{ row.text }}}}", label: "{{{{ row.label }}}}"}}, format: classification}}
+  score: {{evaluate: {{prediction: "{{{{ answer.text }}}}", reference: "{{{{ inputs.n }}}}"}}, metrics: [accuracy]}}
+"""  # noqa: E501
+
+
+def test_steps_of_every_kind_are_linked_and_run_again(desk: Desk) -> None:
+    path, data = desk.folder / "kinds.yaml", desk.folder / "kinds.jsonl"
+    path.write_text(KINDS.format(url=desk.server.url))
+    (desk.folder / "docs").mkdir()
+    for page in range(3):
+        (desk.folder / "docs" / f"{page}.md").write_text(f"# Page {page}\n\nWhat stands on page {page}.")
+    (desk.folder / "examples.jsonl").write_text(
+        "".join(json.dumps({"text": f"text {n}", "label": "ab"[n % 2]}) + "\n" for n in range(20))
+    )
+    data.write_text("".join(f'{{"n": {row}}}\n' for row in range(2)))
+    source = desk.run(RunRequest(chain=str(path), data=str(data)))
+    before, sent = desk.records(source), desk.sent()
+    assert desk.records(desk.run(Replay(source, start="index"))) == before
+    assert desk.sent() == sent
+
+    def ran(**edits: Any) -> set[str]:
+        named = {name.replace("__", "."): value for name, value in edits.items()}
+        fork = desk.run(Replay(source, edits=named))
+        assert desk.store.verify() == []
+        return {record.step for record in desk.store.records(fork, payloads=False) if not record.linked}
+
+    assert ran(find__top_k=1) == {"find", "answer", "score"}
+    assert ran(vector__embed="Of {{ inputs.n }}") == {"vector", "answer", "score"}
+    assert ran(sorted__split={"train": 0.5, "validation": 0.2, "test": 0.3}) == {"sorted"}
+    assert ran(score__metrics=["accuracy", "f1_macro"]) == {"score"}
+    assert ran(index__chunk__tokens=100) == {"index", "find", "answer", "score"}
+    fresh = desk.run(Replay(source, start="find[row 1]", fresh=True))
+    assert not desk.store.record(fresh, "find", 1).linked and desk.store.record(fresh, "find", 0).linked
+    assert desk.records(source) == before
