@@ -16,7 +16,7 @@ from servers.launch import Running, start
 
 from chains.errors import InputInvalid
 from chains.settings import Settings
-from chains.store import RecordRow, Store, open_store
+from chains.store import Store, open_store
 from flows.executor import execute
 from flows.fork_costs import planned_steps
 from flows.forking import plan_fork
@@ -27,24 +27,48 @@ from flows.units import Direct
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a random chain: which earlier ones it reads, guarded or not, when it runs, what it maps."""
+    """A step of a random chain: which earlier ones it reads, guarded or not, when it runs, and what it is.
+
+    `items` of a map; `turns` of a repeat with two steps inside; `runs_chain`: one step of another chain.
+    """
 
     reads: tuple[int, ...]
-    guarded: bool
-    when: int | None
-    items: int | None
+    guarded: bool = False
+    when: int | None = None
+    items: int | None = None
+    turns: int | None = None
+    runs_chain: bool = False
 
     def text(self, number: int, steps: list[Step]) -> str:
-        lines = [f'prompt: "Step {number} of {self.variables(steps)}"']
+        said = f"Step {number} of {self.variables(steps)}"
+        if self.turns is not None:
+            inside = f'{{a: {{prompt: "{said} {{{{ loop.turn }}}}"}}, b: {{prompt: "{{{{ a.text }}}}"}}}}'
+            lines = [f'repeat: {{until: "loop.turn == {self.turns}", max: 4}}', f"steps: {inside}"]
+        elif self.runs_chain:
+            lines = ["chain: inner.yaml", f'inputs: {{v: "{said}"}}']
+        else:
+            lines = [f'prompt: "{said}"']
         lines += [] if self.when is None else [f"when: inputs.n != {self.when}"]
         lines += [] if self.items is None else [f'map: "{{{{ {list(range(self.items))} }}}}"']
         return f"  s{number}:\n" + "".join(f"    {line}\n" for line in lines)
 
     def variables(self, steps: list[Step], *, guarded: bool | None = None) -> str:
         guard = " | default(1)" if (self.guarded if guarded is None else guarded) else ""
-        names = [f"s{other}" if steps[other].items is not None else f"s{other}.text" for other in self.reads]
+        names = [f"s{other}{steps[other].output}" for other in self.reads]
         own = ["{{ inputs.n }}"] + (["{{ item }}"] if self.items is not None else [])
         return " ".join(own + [f"{{{{ {name}{guard} }}}}" for name in names])
+
+    @property
+    def output(self) -> str:
+        if self.items is not None:
+            return ""
+        return ".b.text" if self.turns is not None else ".text"
+
+    @property
+    def edited(self) -> str:
+        if self.turns is not None:
+            return "a.prompt"
+        return "inputs.v" if self.runs_chain else "prompt"
 
 
 @st.composite
@@ -53,9 +77,18 @@ def chains_of_steps(draw) -> list[Step]:
     for number in range(draw(st.integers(1, 6))):
         reads = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
         guarded, when = draw(st.booleans()), draw(st.none() | st.integers(0, 2))
-        items = draw(st.none() | st.integers(0, 3))
-        steps.append(Step(tuple(sorted(reads)), guarded, when, items))
+        items, turns = draw(st.none() | st.integers(0, 3)), draw(st.none() | st.integers(0, 2))
+        runs_chain = turns is None and draw(st.booleans())
+        steps.append(Step(tuple(sorted(reads)), guarded, when, items, turns, runs_chain))
     return steps
+
+
+ONE = """chain: inner
+inputs: {{v: {{type: string}}}}
+models: {{m: {{provider: openai, model: m, base_url: "{url}", temperature: 1}}}}
+steps: {{say: {{prompt: "{{{{ inputs.v }}}}", model: m}}}}
+outputs: {{text: "{{{{ say.text }}}}"}}
+"""
 
 
 def below(steps: list[Step], first: int) -> set[str]:
@@ -91,6 +124,7 @@ class Desk:
             f'models: {{m: {{provider: openai, model: m, base_url: "{self.server.url}", temperature: 1}}}}\n'
             f"defaults: {{model: m}}\nsteps:\n{texts}"
         )
+        (self.folder / "inner.yaml").write_text(ONE.format(url=self.server.url))
         data.write_text("".join(f'{{"n": {row}}}\n' for row in range(3)))
         return RunRequest(chain=str(path), data=str(data))
 
@@ -119,8 +153,9 @@ def desk(tmp_path_factory) -> Iterator[Desk]:
     server.stop()
 
 
-def is_list(record: RecordRow, steps: list[Step]) -> bool:
-    return steps[int(record.step[1:])].items is not None and record.item < 0
+def top_of(step: str) -> str:
+    """Return the step of the chain's own level that a step stands in."""
+    return step.partition(".")[0]
 
 
 def check(desk: Desk, steps: list[Step], first: int) -> None:
@@ -129,18 +164,17 @@ def check(desk: Desk, steps: list[Step], first: int) -> None:
     fork = desk.run(Replay(source, start=f"s{first}"))
     assert desk.sent() == sent
     assert desk.records(fork) == before
-    prompt = f"Edited. {steps[first].variables(steps, guarded=True)}"
-    edited = desk.run(Replay(fork, edits={f"s{first}.prompt": prompt}))
+    said = f"Edited. {steps[first].variables(steps, guarded=True)}"
+    edited = desk.run(Replay(fork, edits={f"s{first}.{steps[first].edited}": said}))
     found = desk.store.records(edited, payloads=False, within=True)
-    ran = {record.step for record in found if not record.linked}
+    ran = {top_of(record.step) for record in found if not record.linked}
     assert ran == below(steps, first)
-    # A mapped step's own record holds the list, and its items the calls.
-    called = [record for record in found if record.attempts and not is_list(record, steps)]
-    assert {record.step for record in called} <= ran
+    called = desk.store.attempts_of_run(edited, payloads=False)
+    assert {top_of(attempt.step) for attempt in called} <= ran
     assert desk.sent() == sent + len(called)
     after = desk.records(edited)
     for place, kept in before.items():
-        if place[0] not in ran:
+        if top_of(place[0]) not in ran:
             assert after[place] == kept
     assert desk.records(source) == before
     assert desk.store.verify() == []
@@ -205,7 +239,7 @@ def test_one_item_of_a_map_is_asked_again_and_the_others_are_linked(desk: Desk) 
 
 
 def test_a_replay_reads_the_data_that_the_run_has_kept(desk: Desk) -> None:
-    request = desk.chain([Step((), False, None, None), Step((0,), False, None, None)])
+    request = desk.chain([Step(()), Step((0,))])
     source = desk.run(request)
     chain = Path(request.chain).rename(desk.folder / "moved.yaml")
     data = Path(request.data or "")
@@ -227,7 +261,7 @@ def test_a_replay_reads_the_data_that_the_run_has_kept(desk: Desk) -> None:
 
 
 def test_a_large_data_set_is_not_kept(desk: Desk) -> None:
-    request = desk.chain([Step((), False, None, None)])
+    request = desk.chain([Step(())])
     prepared = prepare(request, store=desk.store, settings=Settings(keep_data_mb=0))
     source = asyncio.run(execute(prepared, Direct()))["run_id"]
     path = Path(prepared.row.data_path or "")
