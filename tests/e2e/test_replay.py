@@ -404,19 +404,3 @@ def test_a_fork_that_was_killed_is_resumed_and_repeats_no_finished_call(make_des
     assert linked(desk, fork) == {"triage": 24, "shout": 24, "reply": 0, "score": 25}
     with open_store(desk.store) as store:
         assert store.verify() == []
-
-
-@pytest.mark.slow
-def test_a_training_is_linked_and_only_what_it_was_asked_runs_again(make_tuned_desk: Callable) -> None:
-    desk = make_tuned_desk("cpu")
-    source = run(desk, 2)
-    sent = desk.sent()
-    fork = replayed(desk, source, "--set", "answer.max_tokens=3")
-    assert linked(desk, fork) == {"triage": 2, "tune": 1, "answer": 0}
-    assert outputs(desk, fork, "tune") == outputs(desk, source, "tune")
-    again = replayed(desk, source, "--set", "tune.max_steps=5")
-    assert linked(desk, again) == {"triage": 2, "tune": 0, "answer": 0}
-    assert desk.sent() == sent
-    with open_store(desk.store) as store:
-        assert [model.version for model in store.models("tiny")] == [2, 1]
-        assert store.verify() == []

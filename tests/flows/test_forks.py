@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -411,3 +412,22 @@ def test_steps_of_every_kind_are_linked_and_run_again(desk: Desk) -> None:
     fresh = desk.run(Replay(source, start="find[row 1]", fresh=True))
     assert not desk.store.record(fresh, "find", 1).linked and desk.store.record(fresh, "find", 0).linked
     assert desk.records(source) == before
+
+
+@pytest.mark.slow
+def test_a_training_is_linked_and_trains_again_where_it_is_edited(desk: Desk, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tuned = Path(__file__).parents[1] / "e2e" / "chains" / "tuned"
+    folder = desk.folder / "tuned"
+    shutil.copytree(tuned, folder)
+    path = folder / "chain.yaml"
+    text = path.read_text().replace("http://127.0.0.1:1/v1", desk.server.url).replace(", pool: gpu", "")
+    path.write_text(text.replace("    pool: gpu\n", ""))
+    source = desk.run(RunRequest(chain=str(path), inputs={"ticket": "My refund, please"}))
+    fork = desk.run(Replay(source, edits={"answer.max_tokens": 3}))
+    assert desk.store.record(fork, "tune", -1).linked and not desk.store.record(fork, "answer", 0).linked
+    assert [model.version for model in desk.store.models("tiny")] == [1]
+    again = desk.run(Replay(source, edits={"tune.max_steps": 5}))
+    ran = {record.step for record in desk.store.records(again) if not record.linked}
+    assert ran == {"tune", "answer"}
+    assert [model.version for model in desk.store.models("tiny")] == [2, 1]
