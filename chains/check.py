@@ -127,6 +127,7 @@ def _check_steps(subject: Subject, root: Path, *, read_outside: bool) -> None:
                     if source is not None:
                         files.require((*at, "data", part), source)
                 check_store_model(subject, (*at, "base"), words, step.base)
+                _check_hosted(subject, (*at, "base"), words, step)
                 _check_teacher(subject, (*at, "teacher"), words, step)
             case EvaluateStep():
                 check_evaluate(subject, at, step, _known)
@@ -279,6 +280,21 @@ def _check_module(subject: Subject, path: YamlPath, words: str, module: str) -> 
             path,
             f"{words}: this machine does not let a chain import {shown(module)}",
             "Put the function into a file beside the chain, or add the module to HEADRACE_ALLOWED_MODULES.",
+        )
+
+
+def _check_hosted(subject: Subject, path: YamlPath, words: str, step: FinetuneStep) -> None:
+    """Look whether the endpoint of a hosted job can be known: it is that of its base, under `models:`."""
+    if step.finetune != "openai" or step.base is None:
+        return
+    _known(subject, path, step.base, words=words, section="models")
+    base = subject.chain.models.get(step.base)
+    if base is not None and base.provider != "openai":
+        subject.findings.at_value(
+            path,
+            f"{words}: 'finetune: openai' tunes at an endpoint, and {step.base!r} is of provider "
+            f"{base.provider!r}",
+            "Name a model of provider openai, or take lora.",
         )
 
 

@@ -268,6 +268,8 @@ def _reuse(step: Step, model: Model | None) -> str:
             return "deterministic: reused when the collection and the query are the same"
         case PrepareStep():
             return "deterministic: reused when the data and the step are the same"
+        case FinetuneStep(finetune="openai"):
+            return "submitted once: a job for the same data and settings is found again"
         case FinetuneStep():
             return "seeded: reused when the data, the base and the parameters are the same"
         case EvaluateStep():

@@ -28,6 +28,10 @@ FINETUNE_OUTPUTS = (
     "parameters_total", "parameters_trained", "stop_reason", "best_step", "gap", "gap_opened_at_step",
     "general_before", "general_after", "forgetting", "warnings", "history", "curve", "files",
 )  # fmt: skip
+HOSTED_OUTPUTS = (
+    "model", "method", "base", "version", "job", "hosted_model", "tokens", "train_loss", "validation_loss",
+    "seconds", "history",
+)  # fmt: skip
 
 TURN_OUTPUTS = ("turns", "turn", "reached")
 """What a repeat gives beside the steps of the turn that it took: all turns, the number of that one, and
@@ -61,6 +65,8 @@ def declared_outputs(step: StepBase, files: Mapping[str, bytes]) -> tuple[str, .
             return (*OWN_OUTPUTS, *step.fields)
         case PrepareStep():
             return ("train", "validation", "test", "counts", "dropped", "reasons", "tokens", "leaks", "card")
+        case FinetuneStep(finetune="openai"):
+            return HOSTED_OUTPUTS
         case FinetuneStep(finetune="distill", level="sequence"):
             return (*FINETUNE_OUTPUTS, "questions", "unanswered")
         case FinetuneStep():

@@ -168,7 +168,7 @@ class _Attempt:
     async def _begin(self, since: float) -> None:
         caller = self._caller
         if caller.limits or caller.rates is not None:
-            self._estimate = estimate_of(self._request, caller.answer_tokens, caller.price)
+            self._estimate = caller.estimate or estimate_of(self._request, caller.answer_tokens, caller.price)
         if caller.rates is not None:
             await caller.rates.take(self._estimate.tokens or 0)
         first = caller.tally.attempts == 0

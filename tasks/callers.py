@@ -51,7 +51,8 @@ class Caller:
     `first_number` is one more than the attempts that the store has for this record; `granted` of those do
     not count. `opening` is the record as `running`; it is committed together with the first intent, and so
     is `claim`. `price` None is unknown. `answer_tokens` are reserved for what may come back. With `ahead` the
-    first intent may be committed while the call waits for its place.
+    first intent may be committed while the call waits for its place. `estimate` is the most that the call may
+    use, where its bytes do not tell.
     """
 
     store: Store
@@ -74,6 +75,7 @@ class Caller:
     rates: Rates | None = None
     claim: Claim | None = None
     ahead: bool = False
+    estimate: Usage | None = None
     report: Callable[[Progress], None] = lambda _: None
     jitter: Callable[[], float] = random.random
     tally: Tally = field(default_factory=Tally)

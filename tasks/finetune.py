@@ -65,6 +65,10 @@ class Base:
 async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     """Train what the step says, publish it, and return the model's name and how the training went."""
     step = cast(FinetuneStep, ctx.step)
+    if step.finetune == "openai":
+        from tasks.hosting.running import run_hosted
+
+        return await run_hosted(ctx, step, job, _data_files(ctx, step, job))
     base = base_of(step, ctx.step_id, ctx.chain_file, store=ctx.store, reach=ctx.providers.reach)
     teacher = _teacher_of(ctx, step, base)
     files = _data_files(ctx, step, job)

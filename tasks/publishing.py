@@ -64,6 +64,43 @@ async def publish(
     return f"models:{row.name}@{row.version}", row.version
 
 
+def publish_hosted(
+    ctx: StepContext,
+    step: FinetuneStep,
+    hosted: str,
+    *,
+    key: str,
+    described: dict[str, Any],
+    metrics: dict[str, Any],
+    data: dict[str, str],
+) -> tuple[str, int | None]:
+    """Add a version that names a model at an endpoint, unless there is one; return its name and number."""
+    if step.publish is None:
+        return hosted, None
+    row = _published(ctx, step.publish, key)
+    if row is None:
+        lineage = {
+            "run_id": ctx.run_id,
+            "step": ctx.step_id,
+            "chain": ctx.chain_file.chain.chain,
+            "data": data,
+            "weights_key": key,
+        }
+        row = ctx.store.publish(
+            ModelRow(
+                name=step.publish,
+                kind="hosted",
+                base=canonical({**described, "hosted": hosted}).decode(),
+                files=b"{}",
+                sha256=hashlib.sha256(canonical({**described, "hosted": hosted})).hexdigest(),
+                metrics=canonical(metrics),
+                lineage=canonical(lineage),
+                created_at=ctx.clock.now(),
+            )
+        )
+    return f"models:{row.name}@{row.version}", row.version
+
+
 def _published(ctx: StepContext, name: str, key: str) -> ModelRow | None:
     """Find the version that a run published with these weights before it ended without a record."""
     rows = [row for row in ctx.store.models(name) if json.loads(row.lineage).get("weights_key") == key]

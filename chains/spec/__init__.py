@@ -21,6 +21,7 @@ from chains.spec.evaluating import (
     MetricName,
 )
 from chains.spec.finetuning import Architecture, FinetuneStep, TrainingFiles
+from chains.spec.hosting import HostedKeys
 from chains.spec.kinds import (
     KINDS,
     Step,
@@ -94,6 +95,7 @@ __all__ = [
     "ExampleFormat",
     "Expression",
     "FinetuneStep",
+    "HostedKeys",
     "Input",
     "Judge",
     "KeptStep",

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from chains.spec.distilling import CALLING_KEYS, DISTILL, DISTILL_KEYS, DistillKeys
+from chains.spec.hosting import HOSTED, HOSTED_KEYS, HOSTED_READS, HostedKeys
 from chains.spec.parts import Expression, Part, Template
 
 Method = Literal[
@@ -26,6 +27,7 @@ Method = Literal[
     "instruction",
     "preference",
     "distill",
+    "openai",
 ]
 
 CHOOSING = frozenset({"instruction", "preference", "distill"})
@@ -38,7 +40,7 @@ ONLY_FOR: dict[str, frozenset[str]] = {
     "freeze": frozenset({"transfer"}),
     "train_last": frozenset({"transfer"}),
     "trains": CHOOSING,
-    "beta": frozenset({"preference"}),
+    "beta": frozenset({"preference"}) | HOSTED,
     "r": _LORA,
     "lora_alpha": _LORA,
     "lora_dropout": _LORA,
@@ -50,6 +52,8 @@ ONLY_FOR: dict[str, frozenset[str]] = {
     "bottleneck_size": frozenset({"adapter"}),
     "placement": frozenset({"adapter"}),
     **dict.fromkeys((*DISTILL_KEYS, *CALLING_KEYS), DISTILL),
+    **dict.fromkeys(HOSTED_KEYS, HOSTED),
+    "budget": DISTILL | HOSTED,
 }
 """Keys that only some methods read."""
 
@@ -85,14 +89,14 @@ class Architecture(Part):
     """Longest context, in tokens."""
 
 
-class FinetuneStep(DistillKeys):
+class FinetuneStep(DistillKeys, HostedKeys):
     """Train a model (once) and publish it."""
 
     finetune: Method
     """The method: `scratch` (own tokenizer and weights), `full` (all weights of `base`), `transfer` (some
     layers frozen), `lora`, `adapter` (bottlenecks), `prefix`, `prompt_tuning`, `p_tuning`, `ia3`, or
-    `instruction` (chats under the base's own template, see `trains`), or `preference` (DPO), or `distill`
-    (from a `teacher`)."""
+    `instruction` (chats under the base's own template, see `trains`), or `preference` (DPO), `distill`
+    (from a `teacher`), or `openai` (a job at the endpoint of `base`)."""
     base: str | None = None
     """A name under `models:`, a hub id or a folder. Not for `scratch`; `distill` without it makes a student
     from nothing."""
@@ -150,7 +154,8 @@ class FinetuneStep(DistillKeys):
     """For `instruction`, `preference` and `distill`: whether all weights are trained or a LoRA adapter. A
     student from nothing is trained as a whole."""
     beta: float = Field(default=0.1, gt=0)
-    """For `preference`: how near the model stays to its base (arXiv 2305.18290)."""
+    """For `preference`, and `openai` with `method: dpo`: how near the model stays to its base (arXiv
+    2305.18290)."""
     freeze: list[str] = Field(default=[], max_length=100)
     """For `transfer`: names of layers that stay as they are, as they begin or as whole parts
     (`model.embed_tokens`, `layers.0`)."""
@@ -193,6 +198,19 @@ class FinetuneStep(DistillKeys):
         if self.data.general is None and (self.max_forgetting is not None or self.rehearsal):
             name = "rehearsal" if self.rehearsal else "max_forgetting"
             raise ValueError(f"'{name}' needs 'data.general'")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_host(self) -> FinetuneStep:
+        if self.finetune != "openai":
+            return self
+        for name, field in type(self).model_fields.items():
+            if name not in HOSTED_READS and getattr(self, name) != field.default:
+                raise ValueError(f"'{name}' is for training on this machine, not for openai")
+        if self.data.general is not None:
+            raise ValueError("'data.general' is for training on this machine, not for openai")
+        if self.method != "dpo" and self.beta != type(self).model_fields["beta"].default:
+            raise ValueError("'beta' is for 'method: dpo'")
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,8 @@ class Price(Part):
     """What is sent."""
     output: float = Field(default=0.0, ge=0)
     """What comes back."""
+    training: float | None = Field(default=None, ge=0)
+    """What a fine-tuning job trains on, for each pass over it. Default: not known."""
 
 
 class Budget(Part):

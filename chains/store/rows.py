@@ -13,7 +13,7 @@ RunStatus: TypeAlias = Literal["running", "ok", "failed", "waiting", "cancelled"
 StepStatus: TypeAlias = Literal["waiting", "running", "ok", "failed", "skipped", "cancelled"]
 RecordStatus: TypeAlias = Literal["running", "ok", "failed", "skipped", "blocked", "waiting", "cancelled"]
 AttemptState: TypeAlias = Literal["intent", "ok", "error", "ambiguous"]
-ModelKind: TypeAlias = Literal["adapter", "full"]
+ModelKind: TypeAlias = Literal["adapter", "full", "hosted"]
 
 
 class _Unread(bytes):

@@ -79,12 +79,12 @@ def parameters(chain: ChainArgument, store: StoreOption = None, as_json: JsonOpt
             {"step": name, "method": step.finetune}
             | asdict(count_parameters(step, name, chain_file, store=opened, reach=reach))
             for name, step in chain_file.chain.steps.items()
-            if isinstance(step, FinetuneStep)
+            if isinstance(step, FinetuneStep) and step.finetune != "openai"
         ]
     if as_json:
         print_json(found)
     elif not found:
-        print("The chain has no finetune step.")
+        print("The chain has no finetune step that trains on this machine.")
     else:
         lines = [{key: _thousands(value) for key, value in one.items()} for one in found]
         print(table(lines, right=frozenset({"total", "trained", "stored"})))

@@ -15,6 +15,7 @@ from chains.suggest import did_you_mean
 from tasks.budgets import Reservations
 from tasks.prices import prices_of
 from tasks.providers.gate import Gate
+from tasks.providers.hosted import STORED, found_hosted, hosted_model
 from tasks.providers.rates import Rates, rate_name
 from tasks.providers.reply import Completion, Reply
 
@@ -125,6 +126,7 @@ class Providers:
         self._folder = folder
         self.reservations = Reservations()
         self._open: dict[str, Provider] = {}
+        self._hosted: dict[str, Model] = {}
         self._gates: dict[str, Gate] = {}
         self._stopped: HeadraceError | None = None
         self._rates: dict[str, Rates | None] = {}
@@ -141,9 +143,10 @@ class Providers:
         for name in dict.fromkeys(names):
             try:
                 model = self._model(name)
-                if model.provider == "openai":
+                stored = (model.model or "").startswith(STORED)
+                if model.provider == "openai" and not stored:
                     self._endpoint(name, model)
-                elif not (model.model or "").startswith("models:"):
+                elif not stored:
                     self.get(name)
             except HeadraceError as error:
                 problems.append(str(error))
@@ -152,7 +155,11 @@ class Providers:
     def get(self, name: str) -> Provider:
         """Return the model of this name, opened at the first call."""
         if name not in self._open:
-            self._open[name] = self._opened(name, self._model(name))
+            model = self._model(name)
+            if model.provider == "openai" and (model.model or "").startswith(STORED):
+                # From here on this run means this version, whatever is published meanwhile.
+                model = self._hosted[name] = hosted_model(name, model, self._store)
+            self._open[name] = self._opened(name, model)
         return self._open[name]
 
     def gate(self, name: str) -> Gate:
@@ -193,7 +200,7 @@ class Providers:
 
     def is_news(self, name: str, answered: str) -> bool:
         """Whether an endpoint now answers as another model than the chain names, and for the first time."""
-        model, seen = self._models[name], (name, answered)
+        model, seen = self._model(name), (name, answered)
         if model.provider != "openai" or seen in self._answered_as:
             return False
         if answered.startswith(model.model or ""):
@@ -226,7 +233,11 @@ class Providers:
     def _model(self, name: str) -> Model:
         if name not in self._models:
             raise InputInvalid(f"no model is named {name!r}.", hint=did_you_mean(name, self._models))
-        return self._models[name]
+        model = self._hosted.get(name, self._models[name])
+        if model.provider == "openai" and (model.model or "").startswith(STORED):
+            # The run itself may publish it: until it is asked, there may be no such version.
+            return found_hosted(model, self._store) or model
+        return model
 
     def _opened(self, name: str, model: Model) -> Provider:
         match model.provider:

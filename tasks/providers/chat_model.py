@@ -1,7 +1,8 @@
 """A causal language model in memory: chat template, tokenizer, weights, and how a batch is answered.
 
 Adapters are merged into a copy of their base when they are loaded: the decode loop then costs the same as
-without one, and in float32 the merged weights differ from base plus adapter by rounding only. Bottlenecks,
+without one, and in float32 the merged weights differ from base plus adapter by rounding only. Several LoRA
+adapters on one base are not merged but share it (tasks.providers.shared_base). Bottlenecks,
 which cannot be merged, stay in the model; virtual tokens become keys and values that each answer's cache
 begins with (tasks.providers.prelude). The same
 weights are loaded once per process, however many names of `models:` refer to them. Knows nothing of requests,
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from chains.errors import ContextOverflow, InputInvalid
 from tasks.providers.decoding import Generation, decode
 from tasks.providers.device import torch_dtype
 from tasks.providers.prelude import Prelude, prelude_of
+from tasks.providers.shared_base import BaseKey, base_key, is_shared, shared_base
 from tasks.providers.weights import Weights
 
 # Answers of models whose `max_tokens` is left open end here, or where the window ends.
@@ -29,8 +32,17 @@ DEFAULT_MAX_TOKENS = 1024
 class ChatModel:
     """One set of weights on one device in one number format."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, prelude: Prelude | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        prelude: Prelude | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         self.model = model
+        self._ready = ready
         self.tokenizer = tokenizer
         self.name = name
         self.prelude = prelude
@@ -74,6 +86,7 @@ class ChatModel:
 
     def run(self, rows: Sequence[Generation]) -> None:
         """Answer a batch in place."""
+        self._ready()
         pad = self.tokenizer.pad_token_id
         decode(
             self.model,
@@ -117,22 +130,43 @@ def _load(weights: Weights, name: str, dtype: str, device: str) -> ChatModel:
     tokenizer = AutoTokenizer.from_pretrained(
         _tokenizer_folder(weights), local_files_only=True, trust_remote_code=False
     )
+    key = base_key(weights, dtype=dtype, device=device)
+    if key is not None and is_shared(key):
+        return _on_shared_base(weights, tokenizer, key, name=name)
     model, prelude = _model(weights, dtype)
     model = _quantised(model, dtype).to(device).eval()
     return ChatModel(model, tokenizer, name=name, prelude=prelude.to(device) if prelude else None)
 
 
-def _model(weights: Weights, dtype: str) -> tuple[Any, Prelude | None]:
+def _on_shared_base(weights: Weights, tokenizer: Any, key: BaseKey, *, name: str) -> ChatModel:
+    base, adapter = shared_base(key), weights.sha256
+    _, dtype, device = key
+
+    def first(called: str) -> Any:
+        from tasks.training.adapters import load_adapter
+
+        adapted = load_adapter(_base(weights, "float32"), weights.folder, name=called)
+        return adapted.to(device=device, dtype=torch_dtype(dtype)).eval()
+
+    base.add(adapter, weights.folder, first)
+    return ChatModel(base.model, tokenizer, name=name, ready=partial(base.use, adapter))
+
+
+def _base(weights: Weights, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    return AutoModelForCausalLM.from_pretrained(
         weights.model_folder,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
-        # An adapter is merged in float32 and rounded once.
-        dtype=torch_dtype("float32" if weights.base else dtype),
+        dtype=torch_dtype(dtype),
     )
+
+
+def _model(weights: Weights, dtype: str) -> tuple[Any, Prelude | None]:
+    # An adapter is merged in float32 and rounded once.
+    model = _base(weights, "float32" if weights.base else dtype)
     if weights.base is None:
         return model, None
     from tasks.training.adapters import load_adapter

@@ -1,8 +1,8 @@
 """One HTTP connection pool to one endpoint: bytes out, bytes in, within deadlines and size limits.
 
 Owns the aiohttp session, deadlines, decompression and the removal of the key from whatever comes back.
-Knows nothing of chat or embeddings. Invariant: exactly one request goes out per `post`, no redirect is
-followed, and at most `max_bytes` decoded bytes are held.
+Knows nothing of chat or embeddings. Invariant: exactly one request goes out per `post` or `get`, no redirect
+is followed, and at most `max_bytes` decoded bytes are held.
 """
 
 from __future__ import annotations
@@ -50,6 +50,16 @@ class Deadlines:
 
     connect: float = 5.0
     between_chunks: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What goes out; `headers` take the place of the session's."""
+
+    method: str
+    url: URL
+    body: bytes | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True)
@@ -146,19 +156,34 @@ class Endpoint:
         return f"Endpoint({self.shown!r})"
 
     async def post(
-        self, path: str, request: bytes, *, timeout: float, on_text: OnText | None = None
+        self,
+        path: str,
+        request: bytes,
+        *,
+        timeout: float,
+        on_text: OnText | None = None,
+        form: str | None = None,
     ) -> Reply:
         """Send one request and return what came back, in whatever state; raise when nothing did.
 
-        With `on_text` the answer may come as a stream of events, and its text is told while it comes.
+        With `on_text` the answer may come as a stream of events, and its text is told while it comes. `form`
+        is the content type of what is no JSON.
         """
+        headers = {"Content-Type": form} if form is not None else None
+        return await self._send(_Request("POST", self._url(path), request, headers), timeout, on_text)
+
+    async def get(self, path: str, query: Mapping[str, str], *, timeout: float) -> Reply:
+        """Ask for what is there; else as `post`."""
+        return await self._send(_Request("GET", self._url(path).update_query(query)), timeout, None)
+
+    async def _send(self, request: _Request, timeout: float, on_text: OnText | None) -> Reply:
         received = _Received()
         if on_text is not None:
             received.veil = Veil([form.decode() for form in self._secrets], on_text)
             received.deltas = Deltas(received.veil.tell)
         try:
             async with asyncio.timeout(timeout):
-                await self._exchange(path, request, received)
+                await self._exchange(request, received)
         except (TimeoutError, aiohttp.ClientError, OSError, HeadraceError) as error:
             failure = self._failure(error, received, timeout)
             if received.status is None:
@@ -212,8 +237,10 @@ class Endpoint:
             )
         return self._session
 
-    async def _exchange(self, path: str, request: bytes, received: _Received) -> None:
-        async with self._open().post(self._url(path), data=request, allow_redirects=False) as response:
+    async def _exchange(self, request: _Request, received: _Received) -> None:
+        async with self._open().request(
+            request.method, request.url, data=request.body, headers=request.headers, allow_redirects=False
+        ) as response:
             received.status = response.status
             received.headers = response.headers
             unpack = _Unpacker(response.headers.get("Content-Encoding", ""))

@@ -26,6 +26,7 @@ from tasks.providers.device import device_of, dtype_of
 from tasks.providers.reply import Completion, Reply
 from tasks.providers.resident import resident
 from tasks.providers.room import Room
+from tasks.providers.shared_base import expect, forget
 from tasks.providers.streams import OnText
 from tasks.providers.telling import Telling, on_loop
 from tasks.providers.weights import Reach, Weights, find_weights
@@ -75,6 +76,7 @@ class LocalProvider:
         self._chat = Batcher(self._choose_chat, self._room.within(self._run_chat))
         self._embed = Batcher(self._choose_embed, self._room.within(self._run_embed))
         self._loaded: ChatModel | Embedder | None = None
+        expect(self, weights, dtype=self._dtype, device=self._device)
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
@@ -194,6 +196,7 @@ class LocalProvider:
 
     async def aclose(self) -> None:
         """Withdraw waiting calls and let the weights go."""
+        forget(self)
         self._chat.close()
         self._embed.close()
         self._loaded = None

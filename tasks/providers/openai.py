@@ -51,7 +51,7 @@ class OpenAIProvider:
         self.model = model
         self.concurrency = model.limits.concurrency
         self.deterministic = model.temperature == 0
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._limit_key = "max_completion_tokens" if _is_new(endpoint.host) else "max_tokens"
         self._form: tuple[dict[str, Any] | None, Any] = (None, None)
         self.identity: Mapping[str, Any] = {
@@ -93,11 +93,11 @@ class OpenAIProvider:
 
     async def send_chat(self, request: bytes, *, timeout: float) -> Reply:
         """Send a chat request once."""
-        return await self._endpoint.post("/chat/completions", request, timeout=timeout)
+        return await self.endpoint.post("/chat/completions", request, timeout=timeout)
 
     async def stream_chat(self, request: bytes, *, timeout: float, on_text: OnText) -> Reply:
         """Send a chat request once that asks for a stream, and tell its text while it comes."""
-        return await self._endpoint.post("/chat/completions", request, timeout=timeout, on_text=on_text)
+        return await self.endpoint.post("/chat/completions", request, timeout=timeout, on_text=on_text)
 
     def read_chat(self, reply: Reply) -> Completion:
         """Return what the model said; raise where the body is no answer or the model declined."""
@@ -130,7 +130,7 @@ class OpenAIProvider:
 
     async def send_embed(self, request: bytes, *, timeout: float) -> Reply:
         """Send an embedding request once; what comes back are no tokens."""
-        reply = await self._endpoint.post("/embeddings", request, timeout=timeout)
+        reply = await self.endpoint.post("/embeddings", request, timeout=timeout)
         return replace(reply, tokens_out=0) if reply.failure is None else reply
 
     def read_embed(self, reply: Reply) -> np.ndarray:
@@ -158,10 +158,10 @@ class OpenAIProvider:
 
     async def aclose(self) -> None:
         """Close the endpoint's connections."""
-        await self._endpoint.aclose()
+        await self.endpoint.aclose()
 
     def __repr__(self) -> str:
-        return f"OpenAIProvider({self.name!r}, {self.model.model!r}, {self._endpoint!r})"
+        return f"OpenAIProvider({self.name!r}, {self.model.model!r}, {self.endpoint!r})"
 
     def _response_format(self, schema: dict[str, Any]) -> Any:
         """Return a schema in the endpoint's form; a step asks with the same one for every row."""

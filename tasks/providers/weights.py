@@ -50,11 +50,15 @@ DECIDING = (
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model on disk: its folder, for an adapter the folder of its base, and a hash over both."""
+    """A model on disk: its folder, for an adapter the folder of its base, and a hash over both.
+
+    `base_sha256` is over the base alone: adapters that have it in common can share what is loaded.
+    """
 
     folder: Path
     base: Path | None
     sha256: str
+    base_sha256: str | None = None
 
     @property
     def model_folder(self) -> Path:
@@ -141,6 +145,11 @@ def _from_store(name: str, version: str | None, store: Store) -> Weights:
             f"There is no published model '{name}'" + (f" of version {number}" if number else "") + ".",
             hint=f"There are: {', '.join(known) or 'none'}. A finetune step with `publish: {name}` does it.",
         )
+    if row.kind == "hosted":
+        raise InputInvalid(
+            f"models:{row.name}@{row.version} is at an endpoint and not on this machine.",
+            hint="Give the model `provider: openai`.",
+        )
     folder = store.folder("models") / row.sha256
     store.materialise(json.loads(row.files), folder)
     base = _base_of_row(row.base, store) if row.kind == "adapter" else None
@@ -223,15 +232,20 @@ def _how_to_get(model: str, revision: str | None) -> str:
 
 
 def _checked(folder: Path, base: Path | None) -> Weights:
-    digest = hashlib.sha256()
-    for part in (folder, base):
-        if part is None:
-            continue
-        _refuse_code(part)
-        for path in _deciding_files(part):
-            digest.update(f"{path.relative_to(part).as_posix()}\n{_sha256(path)}\n".encode())
-        digest.update(b"--\n")
-    return Weights(folder=folder, base=base, sha256=digest.hexdigest())
+    lists = [_list(part) for part in (folder, base) if part is not None]
+    return Weights(
+        folder=folder,
+        base=base,
+        sha256=hashlib.sha256(b"".join(lists)).hexdigest(),
+        base_sha256=hashlib.sha256(lists[1]).hexdigest() if base is not None else None,
+    )
+
+
+def _list(folder: Path) -> bytes:
+    """Return the names and hashes of the files that decide what a model answers."""
+    _refuse_code(folder)
+    lines = [f"{path.relative_to(folder).as_posix()}\n{_sha256(path)}\n" for path in _deciding_files(folder)]
+    return "".join([*lines, "--\n"]).encode()
 
 
 def _refuse_code(folder: Path) -> None:

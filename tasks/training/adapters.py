@@ -33,7 +33,7 @@ def with_adapter(job: TrainingJob, learner: Learner, *, total_steps: int) -> Lea
         ) from error
 
 
-def load_adapter(model: Any, folder: Path) -> Any:
+def load_adapter(model: Any, folder: Path, *, name: str = "default") -> Any:
     """Load an adapter on top of its base; safetensors only."""
     from peft import PeftModel
 
@@ -45,7 +45,7 @@ def load_adapter(model: Any, folder: Path) -> Any:
         warnings.simplefilter("ignore", FutureWarning)
         # The ranks of AdaLoRA are looked up under other names than those that PEFT checks.
         warnings.filterwarnings("ignore", r"The following rank_pattern keys", RuntimeWarning)
-        return PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, use_safetensors=True)
 
 
 def _config(job: TrainingJob, model: Any, total_steps: int) -> Any:

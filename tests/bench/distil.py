@@ -1,6 +1,6 @@
 """Distillation in figures: what a student half its teacher's size learns from it, and from labels alone.
 
-    python tests/bench/distil.py FOLDER [--questions 12000] [--steps 1000]
+    python tests/bench/distil.py FOLDER [--questions 12000] [--steps 500]
 
 Works in FOLDER, where a second call goes on. The teacher is the starter, tuned on the labelled tickets of the
 `support` chain. The student is cut out of it: its first and last block with the half of their inner units
@@ -179,7 +179,7 @@ def headrace(folder: Path, *arguments: str) -> dict[str, Any]:
 def measured(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """Ask each published model about every held-out ticket and return its accuracy with its interval."""
     models = "".join(
-        f'  {name}: {{provider: local, model: "models:{name}@1", max_tokens: 40}}\n' for name in names
+        f'  {name}: {{provider: local, model: "models:{name}@latest", max_tokens: 40}}\n' for name in names
     )
     steps = "".join(ASKED.format(name=name, form=FORM) for name in names)
     chain = f"chain: measure\ninputs: {{ticket: {{type: string}}}}\nmodels:\n{models}steps:{steps}"
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--questions", type=int, default=12_000)
     parser.add_argument("--held-out", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=500)
     given = parser.parse_args()
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

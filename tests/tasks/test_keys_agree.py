@@ -150,6 +150,11 @@ CHANGED: Mapping[type[spec.Part], dict[str, Any]] = {
         "jsd_beta": None,
         "label_weight": None,
         "max_unanswered": None,
+        "method": None,
+        "suffix": None,
+        "n_epochs": None,
+        "batch_size": None,
+        "learning_rate_multiplier": None,
     },
     spec.Model: {
         "provider": None,
@@ -409,6 +414,24 @@ async def test_what_is_learnt_from_a_teachers_weights_is_in_the_key(
 ) -> None:
     given = {"finetune": "distill", "teacher": "big", "level": "logits", "data": {"train": "data.jsonl"}}
     keys = {await key(store, folder, spec.FinetuneStep, {**given, name: value}) for value in values}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("n_epochs", 2), ("batch_size", 4), ("learning_rate_multiplier", 0.5), ("suffix", "x"), ("seed", 3),
+     ("method", "dpo"), ("beta", 0.3), ("base", "two"), ("data", {"train": "others.jsonl"})],
+)  # fmt: skip
+async def test_what_a_hosted_job_is_asked_is_in_its_key(
+    store: Store, folder: Path, name: str, value: Any
+) -> None:
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c", "completion": "b"}
+    for file, word in (("pairs.jsonl", "a"), ("others.jsonl", "z")):
+        rows = [json.dumps({**pair, "prompt": f"{word} {number}"}) for number in range(12)]
+        (folder / file).write_text("\n".join(rows))
+    given = {"finetune": "openai", "base": "one", "data": {"train": "pairs.jsonl"}}
+    given |= {"method": "dpo"} if name == "beta" else {}
+    keys = {await key(store, folder, spec.FinetuneStep, step) for step in (given, {**given, name: value})}
     assert len(keys) == 2
 
 

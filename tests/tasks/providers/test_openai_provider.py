@@ -471,8 +471,8 @@ async def test_models_with_one_address_and_key_share_their_connections() -> None
         env={},
     )
 
-    assert providers.get("a")._endpoint is providers.get("b")._endpoint
-    assert providers.get("a")._endpoint is not providers.get("c")._endpoint
+    assert providers.get("a").endpoint is providers.get("b").endpoint
+    assert providers.get("a").endpoint is not providers.get("c").endpoint
     assert providers.gate("a") is not providers.gate("b")
     assert providers.get("a").identity != providers.get("b").identity
 
