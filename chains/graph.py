@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from chains.errors import ChainInvalid, Location, Problem
@@ -64,6 +64,8 @@ class Graph:
     needs: Mapping[str, frozenset[str]]
     reads: Mapping[str, frozenset[str]]
     guarded: Mapping[str, frozenset[str]]
+    outside: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """What a step cannot do without that is none of the steps: names of steps around, `inputs`, `loop`."""
 
 
 def graph_of(chain: Chain, prompt_sources: Mapping[str, Sequence[str]]) -> Graph:
@@ -74,12 +76,12 @@ def graph_of(chain: Chain, prompt_sources: Mapping[str, Sequence[str]]) -> Graph
     reads: dict[str, frozenset[str]] = {}
     guarded: dict[str, frozenset[str]] = {}
     needs: dict[str, frozenset[str]] = {}
+    outside: dict[str, frozenset[str]] = {}
     for step_id in chain.steps:
-        found = [
-            reference
-            for reference in _read_outside(placed(chain, step_id), prompt_sources)
-            if reference.root in chain.steps
-        ]
+        read = _read_outside(placed(chain, step_id), prompt_sources)
+        found = [reference for reference in read if reference.root in chain.steps]
+        others = (reference for reference in read if reference.root not in chain.steps)
+        outside[step_id] = frozenset(reference.root for reference in others if not reference.guarded)
         reads[step_id] = frozenset(reference.root for reference in found)
         guarded[step_id] = reads[step_id] - {reference.root for reference in found if not reference.guarded}
         needs[step_id] = reads[step_id] | unread_needs(step_id, chain)
@@ -89,7 +91,7 @@ def graph_of(chain: Chain, prompt_sources: Mapping[str, Sequence[str]]) -> Graph
         raise ChainInvalid(
             [Problem(place, f"the steps need each other: {way_of(cycle)}") for cycle in cycles]
         )
-    return Graph(in_order(needs), needs, reads, guarded)
+    return Graph(in_order(needs), needs, reads, guarded, outside)
 
 
 def _read_outside(found: Placed, sources: Mapping[str, Sequence[str]]) -> list[Reference]:
@@ -107,7 +109,9 @@ def _read_outside(found: Placed, sources: Mapping[str, Sequence[str]]) -> list[R
             replace(reference, guarded=reference.guarded or inner.step.on_skip == "run")
             for reference in _read_outside(inner, sources)
         ]
-    within = {"loop", *found.step.steps} if isinstance(found.step, RepeatStep) else ()
+    within = {"loop", *found.step.steps} if isinstance(found.step, RepeatStep) else set()
+    if isinstance(found.step, MappedStep) and found.step.map is not None:
+        within |= {found.step.as_}
     return [reference for reference in read if reference.root not in within]
 
 

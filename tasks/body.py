@@ -60,7 +60,11 @@ async def run_body(
         upstream = [await asyncio.shield(ended[name]) for name in sorted(body.graph.needs[step_id])]
         known = [Upstream(_last(record.step), record.status, _output(record)) for record in upstream]
         seen = {**scope, **{up.step: up.output for up in known if up.output is not None}}
-        verdict = verdict_of(body.graph, step_id, known, run_on_skip=step.on_skip == "run")
+        run_on_skip = step.on_skip == "run"
+        verdict = verdict_of(body.graph, step_id, known, run_on_skip=run_on_skip)
+        gone = sorted(body.graph.outside[step_id] - seen.keys())
+        if gone and verdict[0] == "run" and not run_on_skip:  # else nothing here would have begun
+            verdict = "skipped", f"step {gone[0]!r} was skipped"
         return await run_inside(context_inside(ctx, body, step_id), place, seen, verdict)
 
     for step_id in body.graph.order:  # each comes after all that it needs

@@ -91,3 +91,40 @@ def test_a_gate_that_is_not_met_is_an_event_about_the_flow_run(prefect_desk, pre
     assert event["resource"]["headrace.chain"] == "desk"
     flow = flow_run(prefect_url, run_id)
     assert f"prefect.flow-run.{flow['id']}" in {one["prefect.resource.id"] for one in event["related"]}
+
+
+NESTED = """
+chain: nested
+inputs: {ticket: {type: string}}
+steps:
+  answer: {chain: inner.yaml, inputs: {ticket: "{{ inputs.ticket }}"}}
+  last: {python: "work.py:length", args: {text: "{{ answer.text }}"}}
+outputs: {text: "{{ answer.text }}", length: "{{ last.value }}"}
+"""
+INNER = """
+chain: inner
+inputs: {ticket: {type: string}}
+models: {m: {provider: openai, model: m, base_url: "%s"}}
+defaults: {model: m}
+steps:
+  draft:
+    repeat: {until: "loop.turn == 1", max: 3}
+    steps:
+      parts: {map: [greeting, body], as: part, prompt: "{{ part }} {{ loop.turn }} {{ inputs.ticket }}"}
+outputs: {text: "{{ draft.parts | map(attribute='text') | join(' ') }}"}
+"""
+
+
+@pytest.mark.slow
+def test_a_step_is_one_task_run_however_much_lies_inside_it(prefect_desk, prefect_url: str) -> None:
+    desk = prefect_desk()
+    (desk.folder / "inner.yaml").write_text(INNER % desk.server.url)
+    (desk.folder / "work.py").write_text("def length(text):\n    return len(text)\n")
+    (desk.folder / "nested.yaml").write_text(NESTED)
+    done = desk.headrace("run", "nested.yaml", "--data", str(desk.tickets(3)), "--json")
+    assert done.code == 0, done.err
+    assert desk.sent() == 3 * 2 * 2
+    assert done.json()["counts"]["answer.draft.parts"]["within_ok"] == 3 * 2 * (2 + 1)
+    run = flow_run(prefect_url, done.json()["run_id"])
+    names = sorted(task["name"] for task in settled_task_runs(prefect_url, run["id"]))
+    assert names == ["answer · rows 0-2", "last · rows 0-2"]

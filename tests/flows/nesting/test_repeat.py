@@ -149,3 +149,19 @@ steps:
     assert [record.status for record in workshop.records(stayed, "strict")] == ["skipped"]
     inner = {record.step: record.status for record in workshop.records(stayed, "loop_of.three")}
     assert inner == {"loop_of.three": "skipped"}
+
+
+def test_an_item_of_a_step_deep_inside_is_nothing_that_its_repeat_waits_for(workshop):
+    chain = """
+chain: deep
+steps:
+  outer:
+    repeat: {until: "true", max: 1}
+    steps:
+      inner:
+        repeat: {until: "true", max: 1}
+        steps:
+          each: {python: "code.py:up", map: [a], as: letter, args: {value: "{{ letter }}"}}
+outputs: {said: "{{ outer.inner.each[0].text }}"}
+"""
+    assert workshop.run(chain)["outputs"] == {"said": "A"}
