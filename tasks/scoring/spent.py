@@ -8,11 +8,12 @@ for a place left out; of a step that calls nobody, those of its record. Reads th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from chains.clock import elapsed
-from chains.spec import EvaluateStep, runs_once
+from chains.inside import all_inside
+from chains.spec import ChainStep, EvaluateStep, MappedStep, RepeatStep, Step, runs_once
 from chains.templates import references
 from tasks.context import StepContext
 from tasks.metrics.estimate import amount, percentile
@@ -48,14 +49,16 @@ def spent(
     no_time: dict[int, str] = {}
     no_cost: dict[int, str] = {}
     wanted = {item.row for item in rows}
-    for name in timed_steps(ctx, step):
+    for name, timed in _with_inside(ctx, timed_steps(ctx, step)):
         took = _seconds_of_calls(ctx, name)
         records = _records(ctx, name, wanted)
         pieces = {record.row for record in records if record.sample}
         for record in records:
             made = _made(ctx, record)
-            if record.sample and record.status == "failed":
-                made = record  # the vote was held without it, and it took its time and money
+            if not record.stands_for_row and record.status == "skipped":
+                continue
+            if not record.stands_for_row and record.status == "failed":
+                made = record  # the step went on without it, and it took its time and money
             elif made is None or made.status != "ok":
                 why = record.status if made is not None else "its answer's first record is gone"
                 no_time[record.row] = no_cost[record.row] = f"step {name!r}: {why}"
@@ -63,7 +66,8 @@ def spent(
             if made is not record:
                 took[made.id] = _sum(ctx.store.attempts(made.id, payloads=False))
             # A record that was put together from others, which are counted, took no time of its own.
-            own = 0.0 if record.row in pieces and not record.sample else _own_seconds(made)
+            voted = record.row in pieces and not record.sample
+            own = 0.0 if voted or _only_holds(timed, record) else _own_seconds(made)
             seconds[record.row] += took.get(made.id, 0.0) if made.attempts else own
             if made.attempts and made.cost_micro is None:
                 no_cost[record.row] = f"step {name!r}: its cost is not known"
@@ -107,6 +111,20 @@ def _made(ctx: StepContext, record: RecordRow) -> RecordRow | None:
 
 def _own_seconds(record: RecordRow) -> float:
     return elapsed(record.started_at, record.finished_at) or 0.0
+
+
+def _with_inside(ctx: StepContext, names: Sequence[str]) -> Iterator[tuple[str, Step]]:
+    """Yield the steps, each with those inside it, by their whole names."""
+    for name in names:
+        yield name, ctx.chain_file.chain.steps[name]
+        yield from all_inside(ctx.chain_file, name).items()
+
+
+def _only_holds(step: Step, record: RecordRow) -> bool:
+    """Whether a record is put together from those inside it, which are counted."""
+    if isinstance(step, RepeatStep | ChainStep):
+        return True
+    return isinstance(step, MappedStep) and step.map is not None and record.item < 0
 
 
 def _sum(attempts: Sequence[AttemptRow]) -> float:

@@ -206,6 +206,6 @@ def test_random_chains_give_what_the_language_says(workshop, nodes):
 
 @pytest.mark.slow
 @given(plans())
-@settings(max_examples=50, deadline=None, suppress_health_check=reuse_folder)
+@settings(max_examples=40, deadline=None, suppress_health_check=reuse_folder)
 def test_many_random_chains_give_what_the_language_says(workshop, nodes):
     check(workshop, nodes)
