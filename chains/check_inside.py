@@ -70,6 +70,11 @@ def _check_chain(subject: Subject, found: Placed, inner: ChainFile, step: ChainS
             )
             hint = "Do that in this chain, or in a run of its own."
             subject.findings.at_value((*at, "chain"), message, hint)
+    for asked in every_step(inner.chain):
+        if isinstance(asked.step, ApproveStep):
+            message = f"{words}: the chain {inner.chain.chain!r} asks a person in its step {asked.name!r}"
+            hint = f"Ask in this chain, before or after {found.name!r}."
+            subject.findings.at_value((*at, "chain"), message, hint)
     for name, value in step.inputs.items():
         spec = inner.chain.inputs.get(name)
         if spec is None:

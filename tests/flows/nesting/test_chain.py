@@ -98,6 +98,7 @@ REFUSED = {
     "a file that is not there": ("{chain: none.yaml}", "there is no file 'none.yaml'"),
     "no shipped chain": ("{chain: suport}", "there is no shipped chain 'suport'. Did you mean 'support'?"),
     "a chain with a once step": ("{chain: once.yaml}", "has the step 'all', which runs once for a run"),
+    "a chain that asks a person": ("{chain: asks.yaml}", "asks a person in its step 'ask'"),
     "an unknown input": (
         "{chain: inner.yaml, inputs: {wrod: a, word: b}}",
         "has no input 'wrod'. Did you mean",
@@ -117,6 +118,7 @@ def test_a_step_that_cannot_run_its_chain_is_told_before_anything_runs(case, pro
         f"chain: outer\nsteps:\n  s: {step}\n",
         inner__yaml=INNER,
         once__yaml='chain: once\nsteps:\n  all: {python: "code.py:same", once: true, args: {value: 1}}\n',
+        asks__yaml='chain: asks\nsteps:\n  ask: {approve: "Go on?"}\n',
         back__yaml="chain: back\nsteps:\n  s: {chain: chain.yaml}\n",
     )
     assert len(found) == 1 and words in found[0], found
