@@ -214,6 +214,7 @@ def main() -> None:
     weights = find_weights(given.model, revision=None, store=None)
     tokenizer = Tokenizer.from_file(str(weights.folder / "tokenizer.json"))
     tokenizer.no_truncation()
+    tokenizer.no_padding()
 
     def counted(text: str) -> int:
         return len(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -100,6 +100,7 @@ def by_the_library(paragraphs: Sequence[str], asked: Sequence[tuple[str, int]]) 
     folder = find_weights(MINILM, revision=None, store=None).folder  # type: ignore[arg-type]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
+    tokenizer.no_padding()
 
     def spans(text: str) -> list[tuple[int, int]]:
         return list(tokenizer.encode(text, add_special_tokens=False).offsets)
