@@ -13,7 +13,7 @@ from flows.inspector.curves import Curve, chart
 
 _FACTS = (
     "model", "version", "method", "steps", "train_loss", "validation_loss", "tokens", "seconds",
-    "parameters_trained", "parameters_total",
+    "parameters_trained", "parameters_total", "job", "hosted_model",
 )  # fmt: skip
 
 
@@ -68,6 +68,8 @@ def _guards(
     over = bool(output.get("steps")) or error is not None
     if not over:
         return []
+    if output.get("method") == "openai" or (step is not None and step.finetune == "openai"):
+        return _gate(step, kind, error)  # nobody here sees more of a job at an endpoint
     return [
         _guard("divergence", "failed" if kind == "TrainingDiverged" else "ok", _said(kind, error)),
         _over_fitting(output),

@@ -150,6 +150,16 @@ def test_a_training_under_way_shows_the_milestones_so_far() -> None:
     assert [line["kind"] for line in view["pictures"][0]["legend"]] == ["step-loss", "validation-loss"]
 
 
+def test_a_job_at_an_endpoint_claims_no_guard_that_nobody_kept() -> None:
+    output = {
+        "method": "openai", "job": "ftjob-1", "steps": 9, "hosted_model": "ft:m",
+        "history": [{"step": 5, "train_loss": 1.5}, {"step": 9, "train_loss": 1.0}],
+    }  # fmt: skip
+    view = training_view(None, output, None)
+    assert view["guards"] == [] and view["facts"]["job"] == "ftjob-1"
+    assert [line["kind"] for line in view["pictures"][0]["legend"]] == ["train-loss"]
+
+
 def test_a_training_that_diverged_says_so() -> None:
     error = {"type": "TrainingDiverged", "message": "Training diverged at step 4: loss nan.", "hint": None}
     guards = {guard["name"]: guard for guard in training_view(None, {}, error)["guards"]}
