@@ -53,3 +53,26 @@ def test_pages_list_every_record_of_a_step_inside(workshop):
     done = workshop.run(CHAIN)
     page = workshop.store.page_of_records(done["run_id"], "draft.each", limit=4, offset=2, within=True)
     assert [(line.record.turn, line.record.item) for line in page] == [(0, 1), (1, -1), (1, 0), (1, 1)]
+
+
+TIMED = """
+chain: timed
+inputs: {go: {type: string, default: x}}
+steps:
+  draft:
+    repeat: {until: "loop.turn == 1", max: 2}
+    steps:
+      each: {python: "code.py:slowly", map: [1, 2], args: {value: "{{ item }}"}}
+  score:
+    evaluate: {prediction: "{{ draft.turn }}", reference: "1"}
+    metrics: [accuracy, latency]
+    timed: [draft]
+"""
+
+
+def test_the_time_of_a_row_is_that_of_what_lies_inside_counted_once(workshop):
+    done = workshop.run(TIMED)
+    assert done["status"] == "ok", done
+    items = [record for record in workshop.records(done, "draft.each") if record.item >= 0]
+    took = sum(record.finished_at - record.started_at for record in items)
+    assert workshop.output(done, "score", -1)["latency"]["value"] == pytest.approx(took, rel=0.01)
