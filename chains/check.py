@@ -48,6 +48,7 @@ from chains.spec import (
 from chains.suggest import did_you_mean, shown
 from chains.templates import has_expression, is_whole
 from chains.usage import missing_environment, warnings
+from chains.varying import fields_of
 
 __all__ = ["Subject", "check", "missing_environment", "warnings"]
 
@@ -63,6 +64,7 @@ def check(subject: Subject, *, root: Path, read_outside: bool) -> None:
     _check_cycles(subject)
     check_models(subject)
     _check_inputs(subject)
+    _check_variants(subject)
     _check_schedules(subject, root, read_outside=read_outside)
     check_secrets(subject)
 
@@ -419,6 +421,24 @@ def _check_inputs(subject: Subject) -> None:
             value_of(spec, spec.default)
         except WrongValue as error:
             subject.findings.at_value(("inputs", name, "default"), f"the default of input {name!r} {error}")
+
+
+def _check_variants(subject: Subject) -> None:
+    """Look whether the steps and fields that variants change are there; values are looked at with a run."""
+    for name, variant in subject.chain.variants.items():
+        for step_id, fields in variant.steps.items():
+            at: YamlPath = ("variants", name, "steps", step_id)
+            step = subject.chain.steps.get(step_id)
+            if step is None:
+                if step_id not in subject.names["steps"]:
+                    hint = did_you_mean(step_id, subject.names["steps"])
+                    subject.findings.at_key(at, f"variant {name!r}: the chain has no step {step_id!r}", hint)
+                continue
+            known = fields_of(step)
+            for field in fields:
+                if field not in known:
+                    message = f"variant {name!r}: step {step_id!r} has no field {field!r}"
+                    subject.findings.at_key((*at, field), message, did_you_mean(field, known))
 
 
 def _check_schedules(subject: Subject, root: Path, *, read_outside: bool) -> None:

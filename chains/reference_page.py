@@ -28,7 +28,13 @@ PAGE = Path("docs/chain-reference.md")
 
 _BLOCK = re.compile(r"(<!-- (?P<what>keys|names|settings): (?P<of>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}"}
-_SECTIONS = {"Input": "inputs", "Model": "models", "Collection": "collections", "Schedule": "schedules"}
+_SECTIONS = {
+    "Input": "inputs",
+    "Model": "models",
+    "Collection": "collections",
+    "Variant": "variants",
+    "Schedule": "schedules",
+}
 """Models whose section has another name than theirs."""
 _NAMES: dict[str, Iterable[str]] = {"filters": FILTER_NAMES, "tests": TEST_NAMES}
 

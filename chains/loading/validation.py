@@ -28,6 +28,7 @@ from chains.spec import (
     RepeatStep,
     Schedule,
     StepBase,
+    Variant,
 )
 from chains.suggest import closest, shown
 
@@ -35,6 +36,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "inputs": Input,
     "models": Model,
     "collections": Collection,
+    "variants": Variant,
     "schedule": Schedule,
 }
 

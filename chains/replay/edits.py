@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -26,9 +26,7 @@ from chains.source.scalars import ScalarRefused, plain_value
 from chains.spec import Chain, ChainStep, Model, PromptStep, RepeatStep, Step
 from chains.strict_json import NotStrictJson, parse
 from chains.suggest import did_you_mean, shown
-
-SAMPLING: Final = ("temperature", "top_p", "max_tokens", "seed", "stop")
-"""Fields of a model that are edited as if they were the step's."""
+from chains.varying import SAMPLING
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from chains.inside import every_step
 from chains.source.marks import YamlPath
 from chains.spec import Chain, EvaluateStep, PromptStep, PythonStep
 from chains.suggest import did_you_mean, shown
+from chains.varying import varied_steps
 
 PROMPT_ENDINGS = (".md", ".txt", ".jinja", ".j2")
 MAX_MATCHES = 100_000
@@ -57,8 +58,8 @@ def is_allowed_module(module: str, allowed: Iterable[str]) -> bool:
 
 def named_files(chain: Chain) -> Iterator[NamedFile]:
     """Yield the prompt, schema and Python files that a chain names, in file order."""
-    for found in every_step(chain):
-        at, step = found.path, found.step
+    written = [(found.path, found.step) for found in every_step(chain)]
+    for at, step in [*written, *varied_steps(chain)]:
         if isinstance(step, PromptStep):
             for path, _, text in prompt_texts(step, at):
                 if is_prompt_file(text):

@@ -70,6 +70,7 @@ from chains.spec.steps import (
     StepBase,
     Vote,
 )
+from chains.spec.varying import Variant
 
 __all__ = [
     "KINDS",
@@ -121,6 +122,7 @@ __all__ = [
     "StepBase",
     "Template",
     "TrainingFiles",
+    "Variant",
     "Vote",
     "kind_of",
     "parse_duration",

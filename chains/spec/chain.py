@@ -13,6 +13,7 @@ from chains.spec.kinds import Step
 from chains.spec.models import Budget, Collection, Defaults, Model
 from chains.spec.parts import Name, Part
 from chains.spec.schedules import Schedule
+from chains.spec.varying import Variant
 
 
 class Input(Part):
@@ -67,6 +68,8 @@ class Chain(Part):
     """The steps, by id. Their order in the file does not matter."""
     outputs: dict[Name, Any] = {}
     """What a run returns for each row."""
+    variants: dict[Name, Variant] = {}
+    """Other forms of the chain by name, which `headrace run --variants` compares with it."""
     schedule: dict[Name, Schedule] = {}
     """When the deployed chain runs by itself, by name."""
 

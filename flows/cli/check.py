@@ -39,6 +39,10 @@ def check(chain: ChainArgument, as_json: JsonOption = False) -> None:
     settings = get_settings()
     try:
         chain_file = load(find_chain(chain), settings=settings)
+        if chain_file.chain.variants:
+            from flows.varying import check_variants
+
+            check_variants(chain_file, list(chain_file.chain.variants), settings)
     except ChainInvalid as invalid:
         if not as_json:
             raise

@@ -140,14 +140,15 @@ def _print(ids: list[str], found: RunDiff, metrics: list[dict[str, Any]], texts:
     ]
     print("\n" + table(lines, right=_RIGHT))
     if metrics:
-        print("\n" + table([_metric_line(line) for line in metrics], right=_RIGHT))
+        print("\n" + table([metric_line(line) for line in metrics], right=_RIGHT))
     for divergence, text in zip(found.divergences, texts, strict=True):
         _print_divergence(divergence, text)
     if len(found.divergences) < found.diverged:
         print(f"\n… {found.diverged - len(found.divergences)} more; --limit N shows them.")
 
 
-def _metric_line(line: dict[str, Any]) -> dict[str, Any]:
+def metric_line(line: dict[str, Any]) -> dict[str, Any]:
+    """Return one metric of two runs as a line of a table."""
     paired = line["paired"]
     shown = "-"
     if paired is not None:

@@ -67,6 +67,12 @@ def run(
             "--approve", metavar="STEP=ANSWER", help="Answer an approve step beforehand: yes, no or JSON."
         ),
     ] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            "--variants", metavar="A,B", help="Run these variants of the chain too, and compare; or `all`."
+        ),
+    ] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the answers of a single run as they come.")
     ] = False,
@@ -98,6 +104,13 @@ def run(
     )
     if approve:
         request = replace(request, approve=read_answers(approve))
+    if variants is not None:
+        from flows.cli.variants import run_variants
+
+        if resume or stream or out is not None or shards_on:
+            hint = "Leave out --resume, --stream, --out and --shards-on."
+            raise InputInvalid("--variants runs a chain several times and compares.", hint=hint)
+        return run_variants(request, variants, direct=direct, store=store, as_json=as_json)
     asked = Resume(resume) if resume else request
     run_to_end(asked, out=out, direct=direct, store=store, as_json=as_json, stream=stream)
 

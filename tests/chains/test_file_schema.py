@@ -62,7 +62,7 @@ BEYOND = {
     "the meaning of a text or value": """check with a broken regex, written-out key in a text, key written out, secret in a header,
         header of the call, headers of a local model, password in an address, no address, store model,
         malformed store model, logits of an endpoint, hosted base on this machine, wrong short form, wrong field of an approve, default of a wrong type, default not allowed, schedule without a rule,
-        schedule of two rules, cron, cron of six fields, rrule, interval, time zone, schedule of an unknown input,
+        schedule of two rules, cron, cron of six fields, variant of no step, variant of no field, missing prompt file of a variant, rrule, interval, time zone, schedule of an unknown input,
         schedule of a wrong input, schedule without an input, schedule of data outside""",
 }
 LET_PASS = {" ".join(name.split()) for names in BEYOND.values() for name in names.split(",")}
