@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PER_PAGE: Final = 100
 MOST_TIMED: Final = 20_000
 """Rows of a run whose calls are added up for its picture."""
-RECORD_STATUSES: Final = ("ok", "failed", "skipped", "blocked", "cancelled", "running")
+RECORD_STATUSES: Final = ("ok", "failed", "skipped", "blocked", "waiting", "cancelled", "running")
 
 
 def run_view(looking: Looking, run: RunRow, *, links: bool = True) -> dict[str, Any]:

@@ -394,3 +394,13 @@ def test_an_address_of_nothing_inside_a_row_is_not_found(repeated: Served) -> No
         "turn=x",
     ):
         assert repeated.ask(f"/runs/turns/steps/draft.write/0?{odd}").status == 404, odd
+
+
+def test_rows_that_wait_for_somebody_are_listed_and_counted(served: Served, store: Store) -> None:
+    write_run(store, "asked", [{"ticket": "a", "intent": "b", "reply": "c"}] * 2)
+    own = store.record("asked", "triage", 0)
+    store.put(replace(own, status="waiting", output=None))
+    view = served.ask("/runs/asked/steps/triage.json").json()
+    assert view["number"] == 2 and "waiting" in view["statuses"]
+    listed = served.ask("/runs/asked/steps/triage.json?status=waiting").json()
+    assert [record["row"] for record in listed["records"]] == [0] and listed["number"] == 1
