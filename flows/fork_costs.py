@@ -109,8 +109,10 @@ def _ceiling(  # noqa: PLR0917 - a step, its rows, and what they are priced by
 ) -> Ceiling:
     chain = fork.chain_file.chain
     step = chain.steps[step_id]
-    if not number or isinstance(step, FinetuneStep):
+    if not number:
         return Ceiling()
+    if isinstance(step, FinetuneStep):  # a job at an endpoint is paid by what it trains on
+        return Ceiling(None, None, None) if step.finetune == "openai" else Ceiling()
     asked = [chain.models[name] for name in models_of(step, chain) if name in chain.models]
     prices = [_price(model, settings) for model in asked]
     calls = most_calls(step, fork.source.rows if isinstance(step, EvaluateStep) else number)
