@@ -258,7 +258,7 @@ def test_why_a_job_failed_is_told(shop: Callable[..., Shop]) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_wrong_with_a_file_or_too_dear_is_said_before_anything_is_sent(
+def test_a_wrong_file_or_a_job_that_is_too_dear_is_not_submitted(
     shop: Callable[..., Shop],
 ) -> None:
     here = shop(keys="budget: {usd: 0.000001}")
