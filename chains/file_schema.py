@@ -16,6 +16,7 @@ from pydantic_core import core_schema
 from chains.approvals import OWN_OUTPUTS
 from chains.check import NOT_STEP_NAMES
 from chains.spec import KINDS, NAME_PATTERN, Chain, parse_duration
+from chains.spec.finetuning import METHODS_OF
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = r"^\s*\d+(\.\d+)?(ms|s|m|h|d)\s*$"
@@ -73,6 +74,16 @@ _RULES: dict[str, list[JsonSchemaValue]] = {
             "then": {"required": ["base"]},
         },
         {"if": {"properties": {"finetune": {"const": "distill"}}}, "then": {"required": ["teacher"]}},
+        *(
+            {
+                "if": {
+                    "properties": {"task": {"const": task}},
+                    "required": [] if task == "causal" else ["task"],
+                },
+                "then": {"properties": {"finetune": {"enum": sorted(methods)}}},
+            }
+            for task, methods in METHODS_OF.items()
+        ),
     ],
     "EvaluateStep": [_ONCE],
 }

@@ -201,6 +201,7 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
         **dict.fromkeys(
             (
                 "finetune",
+                "task",
                 "architecture",
                 "learning_rate",
                 "num_train_epochs",
@@ -220,6 +221,9 @@ IN_KEY: Mapping[type[Part], Mapping[str, str]] = {
                 "early_stopping_patience",
                 "rehearsal",
                 "trains",
+                "head",
+                "C",
+                "scale",
                 "beta",
                 "freeze",
                 "train_last",

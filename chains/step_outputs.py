@@ -24,9 +24,10 @@ from chains.spec import (
 
 METRIC_PARTS = ("value", "low", "high", "n")
 FINETUNE_OUTPUTS = (
-    "model", "method", "base", "version", "steps", "train_loss", "validation_loss", "tokens", "seconds",
-    "parameters_total", "parameters_trained", "stop_reason", "best_step", "gap", "gap_opened_at_step",
-    "general_before", "general_after", "forgetting", "warnings", "history", "curve", "files",
+    "model", "method", "task", "base", "version", "steps", "train_loss", "validation_loss",
+    "validation_accuracy", "tokens", "seconds", "parameters_total", "parameters_trained", "stop_reason",
+    "best_step", "gap", "gap_opened_at_step", "general_before", "general_after", "forgetting", "warnings",
+    "history", "curve", "files",
 )  # fmt: skip
 HOSTED_OUTPUTS = (
     "model", "method", "base", "version", "job", "hosted_model", "tokens", "train_loss", "validation_loss",

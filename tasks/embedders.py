@@ -90,7 +90,7 @@ class Embedder:
 
         logging.disable_progress_bar()
         self.name = name
-        self.layout = layout_of(weights.folder)
+        self.layout = layout_of(weights.model_folder)
         self.tokenizer = AutoTokenizer.from_pretrained(
             self.layout.transformer, local_files_only=True, trust_remote_code=False
         )
@@ -101,8 +101,11 @@ class Embedder:
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
-                dtype=torch_dtype(dtype),
+                # An adapter is merged in float32 and rounded once.
+                dtype=torch_dtype("float32" if weights.base else dtype),
             )
+            if weights.base is not None:
+                self._model = _adapted(self._model, weights.folder).to(torch_dtype(dtype))
             self._model = (quantise(self._model) if dtype == "int8" else self._model).to(device).eval()
         else:
             self._whole = _sentence_transformer(weights.folder, dtype, device)
@@ -156,6 +159,16 @@ class Embedder:
             pooled = torch.nn.functional.normalize(pooled, dim=1) if self.layout.normalise else pooled
             result: np.ndarray = pooled.numpy()
         return result
+
+
+def _adapted(model: Any, folder: Path) -> Any:
+    """Put an adapter into its base: merged where it can be, which a bottleneck cannot."""
+    from tasks.training.adapters import load_adapter
+
+    adapted = load_adapter(model, folder)
+    if adapted.peft_type == "BOTTLENECK":
+        return adapted.get_base_model()
+    return adapted.merge_and_unload(safe_merge=True)
 
 
 _LOADED: weakref.WeakValueDictionary[tuple[str, str, str], Embedder] = weakref.WeakValueDictionary()

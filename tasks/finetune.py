@@ -20,7 +20,7 @@ from chains.errors import EnvironmentLacks, GateNotMet, InputInvalid, Refused
 from chains.keys import canonical, key_of
 from chains.spec import FinetuneStep
 from chains.spec.distilling import DISTILL_KEYS
-from chains.spec.finetuning import CHOOSING
+from chains.spec.finetuning import CHOOSING, ONLY_FOR_TASK
 from chains.store.files import atomic_write
 from chains.templates import evaluate, render_value
 from tasks.context import OnceJob, Progress, RowResult, StepContext
@@ -29,6 +29,7 @@ from tasks.publishing import finish_files, publish
 from tasks.teaching import Taught, answers_of_teacher, check_vocabularies
 from tasks.training import Hyperparameters, TrainingJob, TrainingProgress, TrainingResult, train
 from tasks.training.card import Origin
+from tasks.training.job import deciding_libraries
 from tasks.training.licence import licence_of
 from tasks.training.pictures import losses_svg
 
@@ -49,8 +50,8 @@ LEARNING_RATES = {
     "p_tuning": 1e-2,
 }
 PREFERENCE_LEARNING_RATES = {"full": 1e-6, "lora": 1e-5}
+CLASSIFICATION_LEARNING_RATES = {"full": 1e-4, "transfer": 2e-4, "lora": 1e-3}
 MOST_KEPT = 200
-DECIDING_LIBRARIES = ("torch", "transformers", "peft", "trl", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
         validation=str(files["validation"]) if files["validation"] else None,
         general=str(files["general"]) if files["general"] else None,
         base=str(base.folder) if base else None,
+        task=step.task,
         architecture=step.architecture.model_dump() if base is None else {},
         teacher=str(teacher.folder) if teacher else None,
         teacher_base=str(teacher.base) if teacher and teacher.base else None,
@@ -119,6 +121,7 @@ async def run_once(ctx: StepContext, job: OnceJob) -> RowResult:
     output = {
         "model": model,
         "method": step.finetune,
+        "task": step.task,
         "base": described,
         "version": version,
         **result.metrics(),
@@ -144,8 +147,9 @@ def count_parameters(
     return count(
         TrainingJob(
             method=step.finetune,
-            train="",
+            train=str(chain_file.folder / step.data.train),
             base=str(base.folder) if base else None,
+            task=step.task,
             architecture=step.architecture.model_dump() if base is None else {},
             hyperparameters=Hyperparameters(**_parameters(step)),
         )
@@ -270,13 +274,27 @@ def _sha256(path: Path) -> str:
 
 def _parameters(step: FinetuneStep) -> dict[str, Any]:
     # Without those of a teacher where there is none, so that keys made before there were any still hold.
-    foreign = () if step.finetune == "distill" else DISTILL_KEYS
+    taught = step.finetune == "distill"
+    foreign = {*(() if taught else DISTILL_KEYS), *_foreign_to(step.task)}
     names = [field.name for field in dataclasses.fields(Hyperparameters) if field.name not in foreign]
     values = {name: getattr(step, name) for name in names}
-    rates = PREFERENCE_LEARNING_RATES if step.finetune == "preference" else LEARNING_RATES
+    return {**values, "learning_rate": step.learning_rate or _usual_rate(step)}
+
+
+def _foreign_to(task: str) -> set[str]:
+    """Return the keys of other tasks than this one that causal models had none of."""
+    return {name for name in ("head", "C", "scale") if task not in ONLY_FOR_TASK[name]}
+
+
+def _usual_rate(step: FinetuneStep) -> float:
     what = step.trains if step.finetune in CHOOSING else step.finetune
     what = "scratch" if step.base is None else what
-    return {**values, "learning_rate": step.learning_rate or rates[what]}
+    if step.finetune == "preference":
+        return PREFERENCE_LEARNING_RATES[what]
+    if step.task == "classification" and what in CLASSIFICATION_LEARNING_RATES:
+        return CLASSIFICATION_LEARNING_RATES[what]
+    # A linear probe takes no steps.
+    return LEARNING_RATES.get(what, 1.0)
 
 
 def _weights_key(
@@ -294,6 +312,7 @@ def _weights_key(
         "weights",
         {
             "method": step.finetune,
+            **({"task": step.task} if step.task != "causal" else {}),
             "base": base.sha256 if base else None,
             "described": base.described if base else None,
             "architecture": step.architecture.model_dump() if base is None else None,
@@ -301,7 +320,7 @@ def _weights_key(
             **({"teacher": teacher.sha256} if teacher else {}),
             "data": dict(hashes),
             "parameters": dict(parameters),
-            "versions": {name: version(name) for name in DECIDING_LIBRARIES},
+            "versions": {name: version(name) for name in deciding_libraries(step.task)},
         },
     )
 

@@ -6,7 +6,7 @@ they have one. Invariant: a key that the method does not read is refused, so not
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -28,7 +28,17 @@ Method = Literal[
     "preference",
     "distill",
     "openai",
+    "linear_probe",
 ]
+Task = Literal["causal", "classification", "embedding"]
+
+_FOR_ENCODERS = frozenset({"full", "transfer", "lora", "adapter", "ia3"})
+METHODS_OF: dict[Task, frozenset[str]] = {
+    "causal": frozenset(get_args(Method)) - {"linear_probe"},
+    "classification": _FOR_ENCODERS | {"linear_probe"},
+    "embedding": _FOR_ENCODERS,
+}
+"""The methods by which a model can learn each task."""
 
 CHOOSING = frozenset({"instruction", "preference", "distill"})
 FROM_NOTHING = frozenset({"scratch", "distill"})
@@ -57,13 +67,30 @@ ONLY_FOR: dict[str, frozenset[str]] = {
 }
 """Keys that only some methods read."""
 
+ONLY_FOR_TASK: dict[str, frozenset[str]] = {
+    "packing": frozenset({"causal"}),
+    "gradient_checkpointing": frozenset({"causal"}),
+    "head": frozenset({"classification"}),
+    "C": frozenset({"classification"}),
+    "scale": frozenset({"embedding"}),
+}
+"""Keys that only some tasks read."""
+
+NOT_FOR_PROBE = (
+    "learning_rate", "num_train_epochs", "max_steps", "gradient_accumulation_steps", "bf16", "warmup_steps",
+    "weight_decay", "max_grad_norm", "lr_scheduler_type", "save_steps", "eval_steps",
+    "early_stopping_patience", "head",
+)  # fmt: skip
+"""Keys of a training in steps; a linear probe is fitted at once."""
+
 
 class TrainingFiles(Part):
     """The files that a finetune step reads."""
 
     train: Template
     """Training examples (JSONL: `messages`, `prompt`/`completion` or `text`; for `preference` `prompt`,
-    `chosen` and `rejected`)."""
+    `chosen` and `rejected`; for `classification` `text` and `label`; for `embedding` `anchor`, `positive`
+    and, in all rows or in none, `negative`)."""
     validation: Template | None = None
     """Examples for early stopping, and for the gap between training and validation loss."""
     general: Template | None = None
@@ -95,8 +122,13 @@ class FinetuneStep(DistillKeys, HostedKeys):
     finetune: Method
     """The method: `scratch` (own tokenizer and weights), `full` (all weights of `base`), `transfer` (some
     layers frozen), `lora`, `adapter` (bottlenecks), `prefix`, `prompt_tuning`, `p_tuning`, `ia3`, or
-    `instruction` (chats under the base's own template, see `trains`), or `preference` (DPO), `distill`
-    (from a `teacher`), or `openai` (a job at the endpoint of `base`)."""
+    `instruction` (chats under the base's own template, see `trains`), `preference` (DPO), `distill`
+    (from a `teacher`), `openai` (a job at the endpoint of `base`), or `linear_probe` (a classifier on the
+    frozen vectors of an encoder)."""
+    task: Task = "causal"
+    """What the model learns: `causal` to go on with a text, `classification` to give a text one of the
+    labels in the training data, `embedding` to bring the texts of a pair together. The last two begin with an
+    encoder and take `full`, `transfer`, `lora`, `adapter` or `ia3`; classification also `linear_probe`."""
     base: str | None = None
     """A name under `models:`, a hub id or a folder. Not for `scratch`; `distill` without it makes a student
     from nothing."""
@@ -110,7 +142,8 @@ class FinetuneStep(DistillKeys, HostedKeys):
     """For `scratch`, and `distill` without `base`: the model's shape."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Default by what is trained: all weights 2e-5, frozen layers 1e-4, lora 2e-4, scratch 3e-4, adapter
-    1e-3, ia3 3e-3, virtual tokens 1e-2, preference 1e-6 (all weights) or 1e-5 (lora)."""
+    1e-3, ia3 3e-3, virtual tokens 1e-2, preference 1e-6 (all weights) or 1e-5 (lora). For classification
+    all weights 1e-4, frozen layers 2e-4, lora and adapter 1e-3, ia3 3e-3."""
     num_train_epochs: float = Field(default=3.0, gt=0)
     """Passes over the training examples."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -153,6 +186,14 @@ class FinetuneStep(DistillKeys, HostedKeys):
     trains: Literal["full", "lora"] = "lora"
     """For `instruction`, `preference` and `distill`: whether all weights are trained or a LoRA adapter. A
     student from nothing is trained as a whole."""
+    head: Literal["probe", "random"] = "probe"
+    """For classification: what the head begins with, a linear probe (arXiv 2202.10054: it spares the encoder
+    the gradients of a head that knows nothing) or random weights."""
+    C: float = Field(default=1.0, gt=0)
+    """For `linear_probe` and `head: probe`: inverse of the L2 penalty, as in scikit-learn."""
+    scale: float = Field(default=20.0, gt=0)
+    """For embedding: what cosine similarities are multiplied by before the softmax (the inverse of a
+    temperature)."""
     beta: float = Field(default=0.1, gt=0)
     """For `preference`, and `openai` with `method: dpo`: how near the model stays to its base (arXiv
     2305.18290)."""
@@ -187,6 +228,9 @@ class FinetuneStep(DistillKeys, HostedKeys):
 
     @model_validator(mode="after")
     def _base_fits_method(self) -> FinetuneStep:
+        if self.finetune not in METHODS_OF[self.task]:
+            fitting = ", ".join(sorted(METHODS_OF[self.task]))
+            raise ValueError(f"finetune: {self.finetune} is not for task {self.task}, which takes {fitting}")
         if self.finetune == "scratch" and self.base is not None:
             raise ValueError("finetune: scratch starts from nothing and takes no 'base'")
         if self.finetune not in FROM_NOTHING and self.base is None:
@@ -195,6 +239,8 @@ class FinetuneStep(DistillKeys, HostedKeys):
             raise ValueError(
                 "a model from nothing has no base that could forget, so it takes no 'data.general'"
             )
+        if self.data.general is not None and self.task == "classification":
+            raise ValueError("a classifier's labels are new to its base, so it takes no 'data.general'")
         if self.data.general is None and (self.max_forgetting is not None or self.rehearsal):
             name = "rehearsal" if self.rehearsal else "max_forgetting"
             raise ValueError(f"'{name}' needs 'data.general'")
@@ -230,9 +276,15 @@ class FinetuneStep(DistillKeys, HostedKeys):
     @model_validator(mode="after")
     def _keys_fit_method(self) -> FinetuneStep:
         for name, methods in ONLY_FOR.items():
-            # A default that is written out says nothing, so it is let through.
-            if self.finetune not in methods and getattr(self, name) != type(self).model_fields[name].default:
+            if self.finetune not in methods and self._is_set(name):
                 raise ValueError(f"'{name}' is for {', '.join(sorted(methods))}, not for {self.finetune}")
+        for name, tasks in ONLY_FOR_TASK.items():
+            if self.task not in tasks and self._is_set(name):
+                raise ValueError(f"'{name}' is for task {', '.join(sorted(tasks))}, not for {self.task}")
+        if self.finetune == "linear_probe" and (
+            unread := [name for name in NOT_FOR_PROBE if self._is_set(name)]
+        ):
+            raise ValueError(f"'{unread[0]}' is not for linear_probe, which is fitted at once")
         if self.finetune == "transfer" and not self.freeze and self.train_last is None:
             raise ValueError("finetune: transfer needs 'freeze' or 'train_last'")
         if self.finetune in VIRTUAL_TOKENS and self.gradient_checkpointing:
@@ -240,3 +292,7 @@ class FinetuneStep(DistillKeys, HostedKeys):
         if self.packing and self.finetune in VIRTUAL_TOKENS | {"preference"}:
             raise ValueError(f"packing does not work with finetune: {self.finetune}")
         return self
+
+    def _is_set(self, name: str) -> bool:
+        """Whether a key says something; a default that is written out does not."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)

@@ -21,9 +21,10 @@ from chains.clock import Clock
 from chains.errors import HeadraceError, InputInvalid, InvalidBody, TimedOut
 from chains.spec import Model
 from tasks.providers.batching import Batcher, Job, by_length, worker
+from tasks.providers.classifying import classifier_request, classify_jobs
 from tasks.providers.decoding import Generation
 from tasks.providers.device import device_of, dtype_of
-from tasks.providers.reply import Completion, Reply
+from tasks.providers.reply import Completion, Reply, compact, reply_of
 from tasks.providers.resident import resident
 from tasks.providers.room import Room
 from tasks.providers.shared_base import expect, forget
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from chains.settings import Settings
     from chains.store import Store
+    from tasks.classifiers import Classifier
     from tasks.embedders import Embedder
     from tasks.providers.chat_model import ChatModel
     from tasks.providers.text_losses import TextLoss
@@ -75,7 +77,7 @@ class LocalProvider:
         self._room = Room(name)
         self._chat = Batcher(self._choose_chat, self._room.within(self._run_chat))
         self._embed = Batcher(self._choose_embed, self._room.within(self._run_embed))
-        self._loaded: ChatModel | Embedder | None = None
+        self._loaded: ChatModel | Embedder | Classifier | None = None
         expect(self, weights, dtype=self._dtype, device=self._device)
 
     @cached_property
@@ -88,7 +90,7 @@ class LocalProvider:
             "weights": self._weights.sha256,
             "dtype": self._dtype,
         }
-        if self._weights.is_embedder:
+        if self._weights.is_embedder or self._weights.is_classifier:
             return who
         sampling = {} if self.deterministic else {"top_p": model.top_p, "seed": model.seed}
         return {
@@ -109,6 +111,8 @@ class LocalProvider:
     ) -> bytes:
         """Return the bytes of a chat call; without the schema, since decoding is not constrained by it."""
         model = self._model
+        if self._weights.is_classifier:
+            return compact(classifier_request(model.model or "", messages, schema))
         parameters: dict[str, Any] = {"temperature": model.temperature or 0.0}
         if model.temperature:
             seed = secrets.randbits(48) if model.seed is None else model.seed
@@ -117,7 +121,7 @@ class LocalProvider:
             parameters["max_tokens"] = model.max_tokens
         if model.stop:
             parameters["stop"] = model.stop
-        return _compact(
+        return compact(
             {"model": model.model or model.provider, "messages": messages, "parameters": parameters}
         )
 
@@ -131,7 +135,7 @@ class LocalProvider:
 
     async def _submit(self, request: bytes, timeout: float, on_text: OnText | None) -> Reply:
         asked = json.loads(request)
-        size = len(request) + 4 * asked["parameters"].get("max_tokens", 0)
+        size = len(request) + 4 * asked.get("parameters", {}).get("max_tokens", 0)
         reply, waited = await self._chat.submit_timed(Asked(size, asked, timeout, on_text))
         return replace(reply, waited_s=waited)
 
@@ -149,7 +153,7 @@ class LocalProvider:
 
     def embed_request(self, texts: Sequence[str]) -> bytes:
         """Return the bytes of an embedding call."""
-        return _compact(
+        return compact(
             {
                 "model": self._model.model or self._model.provider,
                 "input": list(texts),
@@ -192,7 +196,9 @@ class LocalProvider:
             return None
         from tasks.embedders import layout_of
 
-        return layout_of(self._weights.folder).window - int(self._tokenizer.num_special_tokens_to_add(False))
+        return layout_of(self._weights.model_folder).window - int(
+            self._tokenizer.num_special_tokens_to_add(False)
+        )
 
     async def aclose(self) -> None:
         """Withdraw waiting calls and let the weights go."""
@@ -224,6 +230,9 @@ class LocalProvider:
         return by_length([asked.size for asked in waiting], budget=budget, rows=rows)
 
     def _run_chat(self, jobs: Sequence[Job[Asked, Reply]]) -> None:
+        if self._weights.is_classifier:
+            classify_jobs(self._classifier(), jobs)
+            return
         model = self._chat_model()
         rows = []
         for job in jobs:
@@ -292,7 +301,7 @@ class LocalProvider:
             "choices": [choice],
             "usage": counts,
         }
-        job.answer(_reply(document))
+        job.answer(reply_of(document))
 
     def _choose_embed(self, waiting: Sequence[Asked]) -> list[int]:
         """Take the oldest calls, as many as a batch holds, and one in any case."""
@@ -315,7 +324,7 @@ class LocalProvider:
         start = 0
         for job, rows in taken:
             job.answer(
-                _reply(_embedding(job.asked.request["model"], vectors[start : start + len(rows)], rows))
+                reply_of(_embedding(job.asked.request["model"], vectors[start : start + len(rows)], rows))
             )
             start += len(rows)
 
@@ -332,6 +341,20 @@ class LocalProvider:
             self._loaded = resident(
                 self._residence("chat"),
                 lambda: load_chat_model(
+                    self._weights, name=self.name, dtype=self._dtype, device=self._device
+                ),
+                name=self.name,
+            )
+        return self._loaded
+
+    def _classifier(self) -> Classifier:
+        from tasks.classifiers import Classifier, load_classifier_of
+
+        if not isinstance(self._loaded, Classifier):
+            self._use_threads()
+            self._loaded = resident(
+                self._residence("classify"),
+                lambda: load_classifier_of(
                     self._weights, name=self.name, dtype=self._dtype, device=self._device
                 ),
                 name=self.name,
@@ -377,28 +400,6 @@ def open_local(
         )
     weights = find_weights(model.model, revision=model.revision, store=store, reach=reach)
     return LocalProvider(name, model, weights, settings=settings)
-
-
-def _compact(document: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError as error:
-        raise InputInvalid(
-            "A text holds half of a surrogate pair, which is no character.",
-            hint="Clean the input before it is sent to a model.",
-        ) from error
-
-
-def _reply(document: dict[str, Any]) -> Reply:
-    usage = document["usage"]
-    return Reply(
-        body=_compact(document),
-        status=200,
-        model=document["model"],
-        tokens_in=usage["prompt_tokens"],
-        tokens_out=usage.get("completion_tokens"),
-        document=document,
-    )
 
 
 def _embedding(model: str, vectors: np.ndarray, ids: Sequence[Sequence[int]]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """What comes back from a model: the bytes of one reply, and the completion read from it.
 
-Owns two shapes. Knows nothing of HTTP, of retries or of the store. Invariant: a reply that arrived, even
-in part or with an error status, is a `Reply`, so that its bytes are always kept; `failure` says what is
-wrong with it.
+Owns two shapes, and the bytes of what a model on this machine is asked and answers. Knows nothing of HTTP,
+of retries or of the store. Invariant: a reply that arrived, even in part or with an error status, is a
+`Reply`, so that its bytes are always kept; `failure` says what is wrong with it.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chains.errors import HeadraceError
+from chains.errors import HeadraceError, InputInvalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +44,27 @@ class Completion:
     tokens_in: int | None = None
     tokens_out: int | None = None
     model: str | None = None
+
+
+def compact(document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a document; raises InputInvalid for a text that is no text."""
+    try:
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise InputInvalid(
+            "A text holds half of a surrogate pair, which is no character.",
+            hint="Clean the input before it is sent to a model.",
+        ) from error
+
+
+def reply_of(document: dict[str, Any]) -> Reply:
+    """Return the answer of a model on this machine as a reply."""
+    usage = document["usage"]
+    return Reply(
+        body=compact(document),
+        status=200,
+        model=document["model"],
+        tokens_in=usage["prompt_tokens"],
+        tokens_out=usage.get("completion_tokens"),
+        document=document,
+    )

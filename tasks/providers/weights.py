@@ -45,6 +45,7 @@ DECIDING = (
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
+    "classifier.json",
 )
 
 
@@ -67,8 +68,13 @@ class Weights:
 
     @property
     def is_embedder(self) -> bool:
-        """Whether the folder is laid out as a sentence embedder."""
-        return (self.folder / "modules.json").is_file()
+        """Whether the model is laid out as a sentence embedder, and not as a classifier over one."""
+        return not self.is_classifier and (self.model_folder / "modules.json").is_file()
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model gives labels."""
+        return (self.folder / "classifier.json").is_file()
 
 
 @dataclass(frozen=True, slots=True)

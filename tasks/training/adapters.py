@@ -20,12 +20,12 @@ def with_adapter(job: TrainingJob, learner: Learner, *, total_steps: int) -> Lea
     """Put the method's adapter on the learner's model; only the adapter is trained."""
     from peft import get_peft_model
 
-    config = _config(job, learner.model, total_steps)
+    config = _config(job, learner.body, total_steps)
     try:
         with warnings.catch_warnings():
             # peft 0.21 asks transformers 5 for a property under its old name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            return Learner(get_peft_model(learner.model, config), learner.tokenizer, learner.stop_ids)
+            return learner.with_body(get_peft_model(learner.body, config))
     except (ValueError, TypeError) as error:
         raise InputInvalid(
             f"finetune: {job.method} does not fit the base model {job.base!r} "
@@ -52,26 +52,33 @@ def _config(job: TrainingJob, model: Any, total_steps: int) -> Any:
     given = job.hyperparameters
     match job.trains:
         case "lora":
-            return _lora(given, total_steps)
+            return _lora(given, total_steps, task_type=_task_type(job))
         case "ia3":
-            return _ia3(given)
+            return _ia3(given, task_type=_task_type(job))
         case "adapter":
             from tasks.training import bottleneck
 
             bottleneck.register()
-            return bottleneck.config(size=given.bottleneck_size, placement=given.placement)
+            return bottleneck.config(
+                size=given.bottleneck_size, placement=given.placement, task_type=_task_type(job)
+            )
         case _:
             return _virtual_tokens(job, model)
 
 
-def _lora(given: Hyperparameters, total_steps: int) -> Any:
+def _task_type(job: TrainingJob) -> str:
+    """What PEFT calls the task: of an encoder it wraps the states alone."""
+    return "CAUSAL_LM" if job.task == "causal" else "FEATURE_EXTRACTION"
+
+
+def _lora(given: Hyperparameters, total_steps: int, *, task_type: str) -> Any:
     from peft import AdaLoraConfig, LoraConfig
 
     shared: dict[str, Any] = {
         "lora_alpha": given.lora_alpha,
         "lora_dropout": given.lora_dropout,
         "target_modules": given.target_modules,
-        "task_type": "CAUSAL_LM",
+        "task_type": task_type,
     }
     if given.lora_variant == "adalora":
         # Ranks move in the middle of training: a tenth to warm up, the last third with ranks that stay.
@@ -91,15 +98,15 @@ def _lora(given: Hyperparameters, total_steps: int) -> Any:
     )
 
 
-def _ia3(given: Hyperparameters) -> Any:
+def _ia3(given: Hyperparameters, *, task_type: str) -> Any:
     from peft import IA3Config
 
     if given.target_modules == "all-linear":
         # PEFT knows, for each kind of model, which layers the paper means.
-        return IA3Config(task_type="CAUSAL_LM")
+        return IA3Config(task_type=task_type)
     feedforward = [name for name in given.target_modules if name in _FEEDFORWARD]
     return IA3Config(
-        task_type="CAUSAL_LM", target_modules=list(given.target_modules), feedforward_modules=feedforward
+        task_type=task_type, target_modules=list(given.target_modules), feedforward_modules=feedforward
     )
 
 

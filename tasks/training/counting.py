@@ -26,16 +26,20 @@ class Counts:
 
 
 def count(job: TrainingJob) -> Counts:
-    """Count for a job whose base is a folder; a model from scratch is counted with its whole vocabulary."""
+    """Count for a job whose base is a folder; a model from scratch is counted with its whole vocabulary.
+
+    A classifier's head is counted where its training file is there already, and else left out.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig
 
     if job.base is None:
         config = LlamaConfig(**job.architecture, tie_word_embeddings=True)
     else:
-        config = AutoConfig.from_pretrained(Path(job.base), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(_transformer(Path(job.base)), trust_remote_code=False)
     with torch.device("meta"):
-        return count_on(job, AutoModelForCausalLM.from_config(config))
+        model = AutoModelForCausalLM if job.task == "causal" else AutoModel
+        return count_on(job, model.from_config(config))
 
 
 def count_on(job: TrainingJob, model: Any) -> Counts:
@@ -43,11 +47,35 @@ def count_on(job: TrainingJob, model: Any) -> Counts:
     import torch
 
     with torch.device("meta"):
-        learner = prepared(job, Learner(model, tokenizer=None, stop_ids=[]), total_steps=100)
+        whole = model if job.task == "causal" else _encoder(job, model)
+        learner = prepared(job, Learner(whole, tokenizer=None, stop_ids=[]), total_steps=100)
     total, trained = learner.parameters()
     if job.trains in VIRTUAL_TOKENS:
         return Counts(total, trained, _virtual(learner.model))
     return Counts(total, trained, trained if job.is_adapter else total)
+
+
+def _transformer(base: Path) -> Path:
+    """Return where the configuration is: a sentence embedder may have it in a folder of its own."""
+    from tasks.embedders import layout_of
+
+    return layout_of(base).transformer if (base / "modules.json").is_file() else base
+
+
+def _encoder(job: TrainingJob, model: Any) -> Any:
+    """Put over an encoder what its task does."""
+    from tasks.training.classification import labels_in
+    from tasks.training.encoder import TextClassifier, encoder_of
+    from tasks.training.pair_encoder import PairEncoder
+
+    encoder = encoder_of(model, None, pooling="mean")
+    if job.task == "embedding":
+        return PairEncoder(encoder, scale=job.hyperparameters.scale)
+    if Path(job.train).is_file():
+        return TextClassifier(encoder, labels_in(job.train))
+    classifier = TextClassifier(encoder, ["a", "b"])
+    del classifier.classifier
+    return classifier
 
 
 def _virtual(model: Any) -> int:

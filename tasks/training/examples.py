@@ -74,7 +74,7 @@ def load_examples(
     """
     encoder = _Encoder(tokenizer, stop_ids)
     examples: list[Example] = []
-    too_long: list[tuple[int, int]] = []
+    longer: list[tuple[int, int]] = []
     for number, row in read_rows(path):
         try:
             if chats_only and not _is_chat(row):
@@ -86,10 +86,10 @@ def load_examples(
         except InputInvalid as error:
             raise InputInvalid(f"{path}: line {number}: {error.message}", hint=error.hint) from error
         if len(example.input_ids) > max_length:
-            too_long.append((number, len(example.input_ids)))
+            longer.append((number, len(example.input_ids)))
         examples.append(example)
-    if too_long:
-        raise _too_long(path, too_long, count=len(examples), max_length=max_length)
+    if longer:
+        raise too_long(path, longer, count=len(examples), max_length=max_length)
     if not examples:
         raise InputInvalid(f"{path} holds no training examples.", hint="Check the step that wrote it.")
     return examples
@@ -108,7 +108,8 @@ def _is_chat(row: dict[str, Any]) -> bool:
     return isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), list)
 
 
-def _too_long(path: str, rows: list[tuple[int, int]], *, count: int, max_length: int) -> InputInvalid:
+def too_long(path: str, rows: list[tuple[int, int]], *, count: int, max_length: int) -> InputInvalid:
+    """Return the error that names the lines of a file with more tokens than an example may have."""
     shown = ", ".join(f"line {number} ({tokens} tokens)" for number, tokens in rows[:SHOWN_ROWS])
     more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
     longest = max(tokens for _, tokens in rows)
@@ -139,6 +140,11 @@ class _Encoder:
                 return self._chat([*prompt, *completion], trained_from=len(prompt))
             case {"prompt": str() as prompt, "completion": str() as completion}:
                 return self._join([(prompt, False), (completion, True)])
+            case {"text": str(), "label": _} if "completion" not in row:
+                raise InputInvalid(
+                    "this row has a 'label', which a causal model does not read",
+                    hint="Set `task: classification`, or write the label into the text.",
+                )
             case {"text": str() as text}:
                 return self._join([(text, True)])
         raise InputInvalid(

@@ -12,6 +12,7 @@ from typing import Any
 
 TRAIN_LOSS = "eval_train_loss"
 VALIDATION_LOSS = "eval_validation_loss"
+VALIDATION_ACCURACY = "eval_validation_accuracy"
 WIDE_GAP = 0.2
 FEW_EXAMPLES = 50
 FEW_TO_VALIDATE = 20
@@ -42,7 +43,12 @@ def history_of(log: Sequence[dict[str, Any]], *, most: int = 200) -> list[dict[s
     """Return the losses of each evaluation, also of those before a training was cut off."""
     trained, validated = _by_step(log, TRAIN_LOSS), _by_step(log, VALIDATION_LOSS)
     steps = sorted(trained.keys() & validated.keys())[-most:]
-    return [{"step": at, "train_loss": trained[at], "validation_loss": validated[at]} for at in steps]
+    right = _by_step(log, VALIDATION_ACCURACY)
+    return [
+        {"step": at, "train_loss": trained[at], "validation_loss": validated[at]}
+        | ({"validation_accuracy": right[at]} if at in right else {})
+        for at in steps
+    ]
 
 
 def curve_of(log: Sequence[dict[str, Any]], *, most: int = 200) -> list[dict[str, float]]:

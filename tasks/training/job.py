@@ -9,9 +9,15 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from chains.spec.finetuning import CHOOSING, Method
+from chains.spec.finetuning import CHOOSING, Method, Task
 
 ADAPTERS = frozenset({"lora", "adapter", "prefix", "prompt_tuning", "p_tuning", "ia3"})
+
+
+def deciding_libraries(task: Task) -> tuple[str, ...]:
+    """Return the libraries whose versions decide the weights."""
+    also = {"causal": (), "classification": ("scikit-learn",), "embedding": ("sentence-transformers",)}
+    return ("torch", "transformers", "peft", "trl", "tokenizers", *also[task])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,9 @@ class Hyperparameters:
     rehearsal: float = 0.0
     trains: Literal["full", "lora"] = "lora"
     beta: float = 0.1
+    head: Literal["probe", "random"] = "probe"
+    C: float = 1.0
+    scale: float = 20.0
     freeze: list[str] = field(default_factory=list)
     train_last: int | None = None
     r: int = 16
@@ -67,6 +76,7 @@ class TrainingJob:
     method: Method
     train: str
     hyperparameters: Hyperparameters
+    task: Task = "causal"
     validation: str | None = None
     general: str | None = None
     base: str | None = None
@@ -100,7 +110,7 @@ class TrainingJob:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What one training came to. Losses are in nats per trained token."""
+    """What one training came to. Losses are in nats per trained token; of texts and pairs per example."""
 
     steps: int
     train_loss: float
@@ -109,6 +119,7 @@ class TrainingResult:
     seconds: float
     parameters_total: int
     parameters_trained: int
+    validation_accuracy: float | None = None
     resumed_from_step: int | None = None
     stop_reason: Literal["steps", "early_stop"] = "steps"
     best_step: int | None = None

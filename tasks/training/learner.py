@@ -23,6 +23,18 @@ class Learner:
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
 
+    @property
+    def body(self) -> Any:
+        """The part of the model that a method changes: an encoder without what is put over it, else all."""
+        return self.model.encoder if getattr(self.model, "wraps_encoder", False) else self.model
+
+    def with_body(self, body: Any) -> Learner:
+        """Return the learner with this part in the other's place."""
+        if not getattr(self.model, "wraps_encoder", False):
+            return Learner(body, self.tokenizer, self.stop_ids)
+        self.model.encoder = body
+        return self
+
     def parameters(self) -> tuple[int, int]:
         """Count all parameters and those that are trained."""
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
@@ -50,12 +62,17 @@ def load_base(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def learner_of_base(folder: str, *, max_length: int) -> Learner:
     """Load a base model, ready for a method to choose what of it is trained."""
     model, tokenizer = load_base(folder)
-    window = getattr(model.config, "max_position_embeddings", None)
-    if window is not None and max_length > window:
-        raise InputInvalid(f"max_length ({max_length}) is more than the base model's window ({window}).")
+    check_window(model, tokenizer, max_length=max_length)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Learner(model, tokenizer, _stop_ids(model, tokenizer))
+
+
+def check_window(model: Any, tokenizer: Any, *, max_length: int) -> None:
+    """Raise InputInvalid where examples may be longer than what the model takes at once."""
+    window = getattr(model.config, "max_position_embeddings", None)
+    if window is not None and max_length > window:
+        raise InputInvalid(f"max_length ({max_length}) is more than the base model's window ({window}).")
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

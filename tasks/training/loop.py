@@ -18,18 +18,27 @@ from typing import TYPE_CHECKING, Any
 from chains.errors import Cancelled
 from tasks.providers.device import accelerators
 from tasks.training import forgetting
-from tasks.training.batches import PadToLongest, packed
+from tasks.training.batches import packed
 from tasks.training.checkpoints import newest_whole, step_of
+from tasks.training.classification import Classification
 from tasks.training.distillation import distilling
-from tasks.training.examples import Example, load_examples
-from tasks.training.fitting import VALIDATION_LOSS, curve_of, gap_of, history_of, warnings_of
-from tasks.training.job import TrainingJob, TrainingResult
+from tasks.training.fitting import (
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
+    curve_of,
+    gap_of,
+    history_of,
+    warnings_of,
+)
+from tasks.training.job import TrainingJob, TrainingResult, deciding_libraries
 from tasks.training.learner import Learner
 from tasks.training.memory import in_memory
-from tasks.training.methods import prepared, untrained
+from tasks.training.methods import prepared
+from tasks.training.objective import Objective, objective_of
 from tasks.training.preference import forget_reference, preference_trainer
+from tasks.training.probe import probed
 from tasks.training.rank_allocation import rank_allocation
-from tasks.training.saving import check_moved, check_saved, save, snapshot
+from tasks.training.saving import check_moved, check_saved, snapshot
 from tasks.training.trainer import trainer_class
 from tasks.training.watching import Watch, watcher
 
@@ -65,8 +74,9 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
     watch.report({"event": "phase", "text": "reading the examples"})
     logging.disable_progress_bar()
     set_seed(job.hyperparameters.seed)
-    learner = untrained(job, work)
-    train, validation, general = _examples(job, learner)
+    objective = objective_of(job)
+    learner = objective.untrained(work)
+    train, validation, general = objective.examples(learner)
     examples = len(train)
     if general and job.hyperparameters.rehearsal:
         share, seed = job.hyperparameters.rehearsal, job.hyperparameters.seed
@@ -74,7 +84,7 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
         train = forgetting.rehearsed(train, again, share=share, seed=seed)
     if job.hyperparameters.packing:
         train = packed(train, max_length=job.hyperparameters.max_length)
-    before = _measure(learner, general, watch, "what the base knows")
+    before = _measure(objective, learner, general, watch, what="what the base knows")
     learner = prepared(job, learner, total_steps=steps_of(job, len(train)))
     total, trained = learner.parameters()
     set_threads(job, total)
@@ -85,45 +95,58 @@ def _run(job: TrainingJob, work: Path, watch: Watch) -> TrainingResult:
         watch.report({"event": "phase", "text": f"{name} is damaged or half-written: {going_on}"})
     watch.report({"event": "phase", "text": f"training {trained:,} of {total:,} parameters"})
     untouched = snapshot(learner.model)
-    trainer = _trainer(job, learner, work, watch, train=train, validation=validation)
-    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if job.method == "linear_probe":
+        assert isinstance(objective, Classification), "chains.spec lets nothing else be probed"
+        state = probed(objective, learner, watch, train=train, validation=validation)
+    else:
+        if checkpoint is None:
+            objective.begin(learner, train, watch.should_stop)
+        trainer = _trainer(objective, job, learner, work, watch, train=train, validation=validation)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # What is measured and compared from here on is the model itself, without training's mixed precision.
+        trainer.accelerator.unwrap_model(learner.model, keep_fp32_wrapper=False)
+        state = trainer.state
     if watch.should_stop():
-        raise Cancelled(
-            f"Training was stopped at step {trainer.state.global_step}.", hint="Its checkpoint is kept."
-        )
+        raise Cancelled(f"Training was stopped at step {state.global_step}.", hint="Its checkpoint is kept.")
     check_moved(learner.model, untouched)
     forget_reference(learner.model)
-    after = _measure(learner, general, watch, "what the model still knows")
-    _save(job, learner, work, train[0])
-    gap = gap_of(trainer.state.log_history)
+    after = _measure(objective, learner, general, watch, what="what the model still knows")
+    _save(objective, learner, work, train[0])
+    log = state.log_history
+    gap = gap_of(log)
+    best = state.best_global_step if stops_early(job) else None
     return TrainingResult(
-        steps=trainer.state.global_step,
-        train_loss=_last(trainer, "loss", output.training_loss),
-        validation_loss=_best_validation(trainer),
-        tokens=int(trainer.state.num_input_tokens_seen),
+        steps=state.global_step,
+        train_loss=_last(log, "loss"),
+        validation_loss=_validated(log, VALIDATION_LOSS, best),
+        validation_accuracy=_validated(log, VALIDATION_ACCURACY, best),
+        tokens=int(state.num_input_tokens_seen),
         seconds=round(time.monotonic() - started, 3),
         parameters_total=total,
         parameters_trained=trained,
         resumed_from_step=step_of(checkpoint) if checkpoint else None,
-        stop_reason="steps" if trainer.state.global_step >= trainer.state.max_steps else "early_stop",
-        best_step=trainer.state.best_global_step,
+        stop_reason="steps" if state.global_step >= state.max_steps else "early_stop",
+        best_step=state.best_global_step,
         gap=gap.value if gap else None,
         gap_opened_at_step=gap.opened_at_step if gap else None,
         **_forgotten(before, after, seed=job.hyperparameters.seed),
-        warnings=warnings_of(
-            examples=examples, validation=len(validation) if validation is not None else None, gap=gap
-        ),
-        history=history_of(trainer.state.log_history),
-        curve=curve_of(trainer.state.log_history),
-        versions=versions(),
+        warnings=[
+            *warnings_of(
+                examples=examples, validation=len(validation) if validation is not None else None, gap=gap
+            ),
+            *objective.warnings(train),
+        ],
+        history=history_of(log),
+        curve=curve_of(log),
+        versions=versions(job),
     )
 
 
-def _measure(learner: Learner, general: list[Example], watch: Watch, what: str) -> Any:
+def _measure(objective: Objective, learner: Learner, general: list[Any], watch: Watch, *, what: str) -> Any:
     if not general:
         return None
     watch.report({"event": "phase", "text": f"measuring {what} on {len(general)} general examples"})
-    return forgetting.losses(learner.model, general, pad_id=learner.tokenizer.pad_token_id)
+    return objective.losses(learner, general)
 
 
 def _forgotten(before: Any, after: Any, *, seed: int) -> dict[str, Any]:
@@ -136,11 +159,11 @@ def _forgotten(before: Any, after: Any, *, seed: int) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(job: TrainingJob) -> dict[str, str]:
     """Return the versions of the libraries that decide the weights."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("torch", "transformers", "peft", "trl", "tokenizers")}
+    return {name: version(name) for name in deciding_libraries(job.task)}
 
 
 def set_threads(job: TrainingJob, parameters: int) -> None:
@@ -161,63 +184,35 @@ def steps_of(job: TrainingJob, examples: int) -> int:
     return given.max_steps or math.ceil(given.num_train_epochs * per_epoch)
 
 
-def _examples(
-    job: TrainingJob, learner: Learner
-) -> tuple[list[Example], list[Example] | None, list[Example]]:
-    pairs = job.method == "preference"
-
-    def load(path: str, *, chats_only: bool, completion: str | None = None) -> list[Example]:
-        return load_examples(
-            path,
-            learner.tokenizer,
-            stop_ids=learner.stop_ids,
-            max_length=job.hyperparameters.max_length,
-            chats_only=chats_only,
-            completion=completion or "completion",
-        )
-
-    if job.method == "preference":
-        # Of each pair both answers are checked; the better one stands for it where one is measured.
-        for part in filter(None, (job.train, job.validation)):
-            load(part, chats_only=False, completion="rejected")
-    chats = job.method == "instruction"
-    return (
-        load(job.train, chats_only=chats, completion="chosen" if pairs else None),
-        load(job.validation, chats_only=chats, completion="chosen" if pairs else None)
-        if job.validation
-        else None,
-        load(job.general, chats_only=False) if job.general else [],
-    )
-
-
-def _trainer(
+def _trainer(  # noqa: PLR0917 - the job and all that it works on
+    objective: Objective,
     job: TrainingJob,
     learner: Learner,
     work: Path,
     watch: Watch,
     *,
-    train: list[Example],
-    validation: list[Example] | None,
+    train: list[Any],
+    validation: list[Any] | None,
 ) -> Trainer:
     from transformers import Trainer, TrainingArguments
 
-    watching = watcher(watch, guessing=math.log(len(learner.tokenizer)))
+    watching = watcher(watch, guessing=objective.guessing(learner))
     if job.method == "preference":
         trainer = preference_trainer(job, learner, _arguments(job, work, validates=validation is not None))
         trainer.add_callback(watching)
         return _with_callbacks(trainer, job, learner, validates=validation is not None)
-    lengths = [len(example.input_ids) for example in train]
     kind = Trainer if job.teacher is None else distilling(Trainer, job, vocabulary=len(learner.tokenizer))
-    trainer = trainer_class(kind, lengths=lengths)(
+    trainer = trainer_class(kind, order=objective.order(train))(
         model=learner.model,
         args=TrainingArguments(**_arguments(job, work, validates=validation is not None)),
         train_dataset=train,
         # The training loss that validation is compared with is measured in the same mode, at the same step.
         eval_dataset=None
         if validation is None
-        else {"validation": validation, "train": _sample(train, len(validation))},
-        data_collator=PadToLongest(learner.tokenizer.pad_token_id),
+        else {"validation": validation, "train": sample_of(train, len(validation))},
+        data_collator=objective.collator(learner),
         callbacks=[watching],
+        **objective.trainer_options(),
     )
     return _with_callbacks(trainer, job, learner, validates=validation is not None)
 
@@ -234,7 +229,7 @@ def _with_callbacks(trainer: Trainer, job: TrainingJob, learner: Learner, *, val
     return trainer
 
 
-def _sample(train: list[Example], size: int) -> list[Example]:
+def sample_of(train: list[Any], size: int) -> list[Any]:
     """Take training examples from all over the file, as many as there are to validate with."""
     return train[:: max(len(train) // size, 1)][:size]
 
@@ -244,7 +239,6 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> dict[str, An
     # transformers' own "constant" passes over warmup_steps in silence.
     warms_up = given.lr_scheduler_type == "constant" and given.warmup_steps
     schedule = "constant_with_warmup" if warms_up else given.lr_scheduler_type
-    stops_early = validates and given.early_stopping_patience is not None
     return {
         "output_dir": str(work / "checkpoints"),
         "use_cpu": not devices,
@@ -266,9 +260,9 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> dict[str, An
         "eval_steps": given.eval_steps if validates else None,
         "save_strategy": "steps",
         # The best model can only be kept where a checkpoint is written at each evaluation.
-        "save_steps": given.eval_steps if stops_early else given.save_steps,
+        "save_steps": given.eval_steps if stops_early(job) else given.save_steps,
         "save_total_limit": 2,
-        "load_best_model_at_end": stops_early,
+        "load_best_model_at_end": stops_early(job),
         "metric_for_best_model": VALIDATION_LOSS if validates else None,
         "logging_steps": 1,
         # Without this a NaN is logged as the last good loss, and nobody sees it.
@@ -282,26 +276,30 @@ def _arguments(job: TrainingJob, work: Path, *, validates: bool) -> dict[str, An
     }
 
 
-def _last(trainer: Trainer, name: str, otherwise: float) -> float:
-    values = [float(entry[name]) for entry in trainer.state.log_history if name in entry]
+def _last(log: list[dict[str, Any]], name: str) -> float:
+    values = [float(entry[name]) for entry in log if name in entry]
     # One batch says little: the mean over the last ones is what the training came to.
     tail = values[-20:]
-    return round(sum(tail) / len(tail), 6) if tail else round(float(otherwise), 6)
+    return round(sum(tail) / len(tail), 6)
 
 
-def _best_validation(trainer: Trainer) -> float | None:
-    losses = [
-        float(entry[VALIDATION_LOSS]) for entry in trainer.state.log_history if VALIDATION_LOSS in entry
-    ]
-    if not losses:
+def stops_early(job: TrainingJob) -> bool:
+    """Whether the model that validated best is kept."""
+    return job.validation is not None and job.hyperparameters.early_stopping_patience is not None
+
+
+def _validated(log: list[dict[str, Any]], name: str, best: int | None) -> float | None:
+    """Return a figure of the best evaluation where the best model was kept, else of the last one."""
+    found = {int(entry["step"]): float(entry[name]) for entry in log if name in entry}
+    if not found:
         return None
-    return round(min(losses) if trainer.args.load_best_model_at_end else losses[-1], 6)
+    return round(found.get(best or max(found), found[max(found)]), 6)
 
 
-def _save(job: TrainingJob, learner: Learner, work: Path, sample: Example) -> None:
+def _save(objective: Objective, learner: Learner, work: Path, sample: Any) -> None:
     unfinished = work / f"model.{os.getpid()}"
-    save(learner, unfinished)
-    check_saved(learner, job, unfinished, sample.input_ids.tolist())
+    objective.save(learner, unfinished)
+    check_saved(learner, objective, unfinished, sample)
     target = work / "model"
     if target.exists():
         shutil.rmtree(target)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from chains.errors import StepFailed
 from tasks.training.job import TrainingJob
-from tasks.training.learner import Learner, load_base
+from tasks.training.learner import Learner
+from tasks.training.objective import Objective, objective_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,35 +34,23 @@ def check_moved(model: Any, before: dict[str, torch.Tensor]) -> None:
         )
 
 
-def save(learner: Learner, folder: Path) -> None:
-    """Write weights (safetensors) and tokenizer files."""
-    learner.model.save_pretrained(folder)
-    learner.tokenizer.save_pretrained(folder)
-
-
-def check_saved(learner: Learner, job: TrainingJob, folder: Path, sample: list[int]) -> None:
-    """Load what was saved and compare its logits with those of the model in memory."""
+def check_saved(learner: Learner, objective: Objective, folder: Path, sample: Any) -> None:
+    """Load what was saved and compare its answer to an example with that of the model in memory."""
     import torch
 
-    reloaded = reload(job, folder)
-    ids = torch.tensor([sample])
+    reloaded = objective.reload(folder)
     learner.model.eval()
     reloaded.eval()
     with torch.no_grad():
-        ours = learner.model(input_ids=ids.to(learner.model.device)).logits.float().cpu()
-        theirs = reloaded(input_ids=ids).logits.float().cpu()
+        ours = objective.answers(learner.model, sample).float().cpu()
+        theirs = objective.answers(reloaded, sample).float().cpu()
     difference = float((ours - theirs).abs().max())
     if not difference < 1e-3:
         raise StepFailed(
-            f"The saved model answers differently from the trained one (logits differ by {difference:.3g})."
+            f"The saved model answers differently from the trained one (by up to {difference:.3g})."
         )
 
 
 def reload(job: TrainingJob, folder: Path) -> Any:
     """Load what a job has left in a folder, on its base where it is an adapter."""
-    if not job.is_adapter:
-        return load_base(str(folder))[0]
-    from tasks.training.adapters import load_adapter
-
-    assert job.base is not None
-    return load_adapter(load_base(job.base)[0], folder)
+    return objective_of(job).reload(folder)

@@ -7,11 +7,10 @@ and a training could not go on from them. Knows nothing of methods, pipes or rep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tasks.training.batches import LengthGroupedOrder
 from tasks.training.checkpoints import seal
 from tasks.training.rank_allocation import recall, remembered
 
@@ -19,42 +18,46 @@ TRAINED = "trained.safetensors"
 _ALLOCATION = "allocation:"
 
 
-def trainer_class(base: Any, *, lengths: Sequence[int] | None = None) -> Any:
-    """Return a subclass of a Trainer; `lengths` are those of the training examples, for their order."""
+def trainer_class(base: Any, *, order: Callable[[int, int], Iterable[int]] | None = None) -> Any:
+    """Return a subclass of a Trainer; `order` makes the sampler from batch size and seed."""
 
     # transformers is not followed by mypy, so its classes are Any there.
     class OrderedTrainer(base):  # type: ignore[misc]
         """Takes its order of examples from (seed, epoch), and seals its checkpoints."""
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            if lengths is None:
+            if order is None:
                 return super()._get_train_sampler(train_dataset)
-            return LengthGroupedOrder(lengths, batch_size=self.args.train_batch_size, seed=self.args.seed)
+            return order(self.args.train_batch_size, self.args.seed)
 
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-            super()._save(output_dir, state_dict)
-            if self.is_adapter():
-                keep_trained(self.model, Path(output_dir or self.args.output_dir))
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            # Of an encoder under a head the base class would write all weights, the frozen ones too.
+            if not getattr(self.model, "wraps_encoder", False):
+                super()._save(output_dir, state_dict)
+            if self.keeps_trained():
+                keep_trained(self.model, folder)
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             super()._save_checkpoint(model, trial)
             seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-            if not self.is_adapter():
+            if not self.keeps_trained():
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
                 return
             load_trained(self.model, Path(resume_from_checkpoint))
 
         def _load_best_model(self) -> None:
-            if not self.is_adapter():
+            if not self.keeps_trained():
                 super()._load_best_model()
                 return
             load_trained(self.model, Path(self.state.best_model_checkpoint))
 
-        def is_adapter(self) -> bool:
-            """Whether PEFT's files are what the base class would store and load."""
-            return hasattr(self.model, "peft_config")
+        def keeps_trained(self) -> bool:
+            """Whether the base class would store and load less, or much more, than what is trained."""
+            return hasattr(self.model, "peft_config") or getattr(self.model, "wraps_encoder", False)
 
     return OrderedTrainer
 

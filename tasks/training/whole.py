@@ -20,6 +20,8 @@ def with_frozen_layers(job: TrainingJob, learner: Learner) -> Learner:
     """Mark what is trained; a name in `freeze` that fits nothing is an error."""
     model, given = learner.model, job.hyperparameters
     names = [name for name, _ in model.named_parameters()]
+    if job.trains == "linear_probe":
+        learner.body.requires_grad_(False)
     if job.trains != "transfer":
         return learner
     unknown = [name for name in given.freeze if not any(_is_part(name, one) for one in names)]

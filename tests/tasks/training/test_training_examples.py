@@ -88,6 +88,7 @@ def test_a_row_that_is_too_long_is_named_with_its_length_and_nothing_is_cut(
     [
         ({"question": "a", "answer": "b"}, "line 1: a training example needs 'messages'"),
         ({"messages": [USER]}, "line 1: no turn of the assistant"),
+        ({"text": "a", "label": "b"}, "line 1: this row has a 'label', which a causal model does not read"),
     ],
 )
 def test_a_row_of_another_form_is_named(
