@@ -7,28 +7,24 @@ findings are collected; nothing stops at the first one.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from chains.approvals import OWN_OUTPUTS
 from chains.check_evaluate import check_evaluate
 from chains.check_inside import check_inside
+from chains.check_order import check_order
 from chains.check_references import (
     Subject,
     check_references,
     embedded_text_problems,
-    note,
     templates_with_files,
 )
 from chains.check_secrets import check_models, check_secrets, check_store_model
-from chains.graph import StepTemplate, turn_templates, unread_needs
 from chains.inputs import WrongValue, value_of
-from chains.inside import Placed, every_step, placed, steps_inside
-from chains.order import find_cycles, way_of
+from chains.inside import Placed, every_step, steps_inside
 from chains.output_forms import read_short_form
 from chains.outputs import schema_problems
-from chains.references import Reference, references
+from chains.references import references
 from chains.source.files import FileRefused, expand, inside, is_allowed_module, locate, python_file
 from chains.source.marks import YamlPath, step_at
 from chains.spec import (
@@ -61,7 +57,7 @@ def check(subject: Subject, *, root: Path, read_outside: bool) -> None:
     _check_names(subject)
     _check_steps(subject, root, read_outside=read_outside)
     check_inside(subject, NOT_STEP_NAMES)
-    _check_cycles(subject)
+    check_order(subject)
     check_models(subject)
     _check_inputs(subject)
     _check_variants(subject)
@@ -355,62 +351,6 @@ def _check_like(subject: Subject, path: YamlPath, words: str, step: PrepareStep)
         subject.findings.at_value(
             path, message, "Read it with | default(...), or prepare from a prompt that reads inputs."
         )
-
-
-def _check_cycles(subject: Subject) -> None:
-    _check_level(subject, [placed(subject.chain, step_id) for step_id in subject.chain.steps])
-    for around in every_step(subject.chain):
-        _check_level(subject, list(steps_inside(around)))
-
-
-def _check_level(subject: Subject, level: Sequence[Placed]) -> None:
-    """Note the circles among steps that stand beside each other."""
-    beside = {found.id: found.step for found in level}
-    chain = subject.chain.model_copy(update={"steps": beside})
-    reads: dict[str, dict[str, tuple[Any, Reference]]] = {step_id: {} for step_id in beside}
-    for found in level:
-        for template, reference in _read_by(subject, found):
-            if reference.root in beside:
-                reads[found.id].setdefault(reference.root, (template, reference))
-    needs = {step_id: frozenset(reads[step_id]) | unread_needs(step_id, chain) for step_id in beside}
-    for cycle in find_cycles(needs):
-        _note_cycle(subject, cycle, reads, {found.id: found for found in level})
-
-
-def _read_by(subject: Subject, found: Placed) -> Iterator[tuple[StepTemplate, Reference]]:
-    """Yield what a step, and those inside it, read outside of it."""
-    within = {inner.id for inner in steps_inside(found)}
-    templates = [*templates_with_files(subject, found.id, found.step, found.path), *turn_templates(found)]
-    for template in templates:
-        for reference in references(template.source, bare=template.bare):
-            if reference.root not in within:
-                yield template, reference
-    for inner in steps_inside(found):
-        # What names the step itself from inside has its own problem.
-        for template, reference in _read_by(subject, inner):
-            if reference.root not in within and reference.root != found.id:
-                yield template, reference
-
-
-def _note_cycle(
-    subject: Subject,
-    cycle: tuple[str, ...],
-    reads: Mapping[str, Mapping[str, Any]],
-    level: Mapping[str, Placed],
-) -> None:
-    first, second = cycle[0], cycle[1]
-    at, step = level[first].path, level[first].step
-    message = (
-        f"step {first!r} needs itself" if len(cycle) == 2 else f"the steps need each other: {way_of(cycle)}"
-    )
-    hint = "Take one of these references away."
-    if second in reads[first]:
-        template, reference = reads[first][second]
-        note(subject, template, (reference.line, reference.column), (message, hint))
-    elif second in step.after:
-        subject.findings.at_value((*at, "after", step.after.index(second)), message, hint)
-    else:
-        subject.findings.at_key(at, message, hint)
 
 
 def _check_inputs(subject: Subject) -> None:
