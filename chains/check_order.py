@@ -1,4 +1,4 @@
-"""Steps that need each other: circles among those beside each other, and those that go through what is inside.
+"""Circles among steps: those beside each other that need each other, also through what is inside them.
 
 Knows nothing of the order of steps that have one (chains.order).
 """
