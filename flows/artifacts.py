@@ -126,7 +126,7 @@ def _metrics(output: Mapping[str, Any]) -> str:
         }
         for name, found in estimates(output)
     ]
-    return "### metrics\n" + _table(lines) if lines else ""
+    return "### metrics\n" + markdown_table(lines) if lines else ""
 
 
 def _many_markdown(run: PreparedRun, step_id: str) -> str:
@@ -142,12 +142,12 @@ def _many_markdown(run: PreparedRun, step_id: str) -> str:
         "tokens out": counts.get("tokens_out", 0),
         "cost": "unknown" if cost is None else f"${cost / 1e6:.4f}",
     }
-    parts = [_table([facts])]
-    parts.append("### Slowest rows\n" + _table([_row_facts(record) for record in listed.slowest]))
+    parts = [markdown_table([facts])]
+    parts.append("### Slowest rows\n" + markdown_table([_row_facts(record) for record in listed.slowest]))
     if listed.failed:
         failed = [_row_facts(record) | {"error": _error(record)} for record in listed.failed]
         others = listed.failed_rows - len(listed.failed)
-        parts.append("### Failed rows\n" + _table(failed) + (f"\n\n{others} more." if others else ""))
+        parts.append("### Failed rows\n" + markdown_table(failed) + (f"\n\n{others} more." if others else ""))
     parts.append(f"`headrace show {run.run_id} --step {step_id} --row N`")
     parts.append(_link(run, step_path(run.run_id, step_id)))
     return "\n\n".join(part for part in parts if part)
@@ -184,7 +184,7 @@ def _facts(record: RecordRow) -> str:
         facts |= {"tokens in": record.tokens_in, "tokens out": record.tokens_out}
     if record.reused_from:
         facts["reused from"] = record.reused_from
-    return _table([facts])
+    return markdown_table([facts])
 
 
 def _row_facts(record: RecordRow) -> dict[str, Any]:
@@ -205,7 +205,8 @@ def _error(record: RecordRow) -> str:
     return json.loads(record.error)["message"] if record.error is not None else ""
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a table of Markdown; the keys of the first row are the heads."""
     if not rows:
         return "None."
     head = list(rows[0])

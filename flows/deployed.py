@@ -18,10 +18,12 @@ from prefect.states import Failed
 from chains.loading import ChainFile, load
 from chains.settings import get_settings
 from flows.chain_files import chain_file_named
-from flows.forms import DATA, OPTIONS, asked_for
+from flows.forms import DATA, OPTIONS, VARIANTS, asked_for
 from flows.prefect_starter import RowsFailed
 from flows.run_chain import run_chain
+from flows.run_variant import run_variants
 from flows.telling import tell_result
+from flows.varying import check_variants
 
 
 def __getattr__(name: str) -> Flow[..., Any]:
@@ -32,19 +34,26 @@ def __getattr__(name: str) -> Flow[..., Any]:
 
 
 def flow_of(chain_file: ChainFile) -> Flow[..., Any]:
-    """Return the flow whose parameters are the chain's inputs, `data` and `options`."""
+    """Return the flow whose parameters are the chain's inputs, `data`, `variants` and `options`."""
 
     async def run_deployed(**parameters: Any) -> Any:
         await _tell_change(chain_file)
-        asked = asked_for(chain_file, parameters, settings=get_settings())
+        settings = get_settings()
+        variants = parameters.pop(VARIANTS, None) or []
+        check_variants(chain_file, variants, settings)
+        asked = asked_for(chain_file, parameters, settings=settings)
         try:
-            return await run_chain.fn(chain=str(chain_file.path.absolute()), **asked)
+            result = await run_chain.fn(chain=str(chain_file.path.absolute()), **asked)
+            went_well = isinstance(result, dict) and result["status"] == "ok"
+            if went_well and variants:
+                await run_variants(chain_file, result["run_id"], variants)
+            return result
         except RowsFailed as error:  # as a state: a traceback through Prefect would tell nobody anything
             return Failed(message=str(error))
         finally:
             await tell_result(str(flow_run.id))
 
-    fields = [*chain_file.chain.inputs, DATA, OPTIONS]
+    fields = [*chain_file.chain.inputs, DATA, VARIANTS, OPTIONS]
     run_deployed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what Prefect binds by
         [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in fields]
     )

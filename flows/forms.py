@@ -1,8 +1,8 @@
 """The form of a deployed chain: its inputs as JSON Schema, and what a filled-in form asks for.
 
-Owns the fields beside the inputs (`data`, `options`) and what a caller may not decide: addresses of models
-and files outside the chain's folder are for the machine's settings. Knows nothing of Prefect but the shape
-that its server checks parameters by and its UI draws.
+Owns the fields beside the inputs (`data`, `variants`, `options`) and what a caller may not decide: addresses
+of models and files outside the chain's folder are for the machine's settings. Knows nothing of Prefect but
+the shape that its server checks parameters by and its UI draws.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from chains.loading import ChainFile
     from chains.settings import Settings
 
-DATA, OPTIONS = "data", "options"
-_OWN_FIELDS = (DATA, OPTIONS)
+DATA, VARIANTS, OPTIONS = "data", "variants", "options"
+_OWN_FIELDS = (DATA, VARIANTS, OPTIONS)
 
 _OPTIONS: dict[str, Any] = {
     "title": "Options",
@@ -98,6 +98,14 @@ def form_of(chain: Chain) -> dict[str, Any]:
         "description": "Run over a data set: a JSONL, CSV or Parquet file on the worker's machine, relative "
         "to the chain's folder. Its columns fill the inputs.",
     }
+    if chain.variants:
+        fields[VARIANTS] = {
+            "title": VARIANTS,
+            "type": "array",
+            "items": {"type": "string", "enum": list(chain.variants)},
+            "uniqueItems": True,
+            "description": "Variants to run after the chain as it is, each compared with it.",
+        }
     fields[OPTIONS] = {"title": OPTIONS, "allOf": [{"$ref": "#/definitions/Options"}], "default": {}}
     for position, field in enumerate(fields.values()):
         field["position"] = position

@@ -182,9 +182,13 @@ def _earlier(store: Store, flow_run_id: str, named: str | None, *, accept_change
 
 
 async def _describe_flow_run(flow_run_id: str, run: PreparedRun) -> None:
-    """Give the flow run its name, and the tags by which the UI can filter for its chain and its run."""
+    """Give the flow run its name, and the tags by which the UI can filter for its chain and its run.
+
+    A fork keeps the name that its flow gave it, which says what it is a fork of.
+    """
     about = {f"chain:{run.chain.chain}", f"run:{run.run_id}", f"version:{run.chain_file.version}"}
-    name = _title(run.chain.chain, run.request.data)
+    fork = run.request.fork is not None
+    name = str(flow_run.name) if fork else _title(run.chain.chain, run.request.data)
     async with get_client() as client:
         await client.update_flow_run(UUID(flow_run_id), name=name, tags=sorted({*flow_run.tags, *about}))
 

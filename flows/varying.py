@@ -6,7 +6,7 @@ change is linked from that run and paid once. Knows nothing of how runs are show
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,11 @@ from chains.loading import restore_edited
 from chains.replay import with_edits
 from chains.spec import Chain
 from chains.suggest import did_you_mean
+from flows.cli.text import money
 from flows.request import Replay
+
+_LOOKED_AT = 1000
+"""Newest runs of a chain among which a variant that was begun is looked for."""
 
 if TYPE_CHECKING:
     from chains.loading import ChainFile
@@ -66,6 +70,13 @@ def check_variants(chain_file: ChainFile, names: Sequence[str], settings: Settin
             raise InputInvalid(f"{words}it changes nothing.", hint="Give a field another value.")
 
 
+def begun_variant(store: Store, base: RunRow, chain_file: ChainFile, name: str) -> RunRow | None:
+    """Return the newest fork of a run that ran a variant of it, however far it came."""
+    wanted = with_edits(chain_file, edits_of(chain_file.chain, name), {}).source
+    forks = (run for run in store.runs(limit=_LOOKED_AT, chain=base.chain) if run.forked_from == base.id)
+    return next((run for run in forks if run.source == wanted), None)
+
+
 def replay_of(run: str, chain: Chain, name: str) -> Replay:
     """Return the fork of a run that runs a variant."""
     return Replay(run, edits=edits_of(chain, name))
@@ -93,6 +104,22 @@ def compared(store: Store, before: RunRow, after: RunRow) -> dict[str, Any]:
         "before": _spent(store, before, ran),
         "after": _spent(store, after, ran),
     }
+
+
+def beside(name: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what `compared` found as two lines of a table: the chain as it is, and the variant."""
+    differ = f"{found['rows_that_differ']} of {found['rows']}"
+    return [
+        {
+            "": words,
+            "rows that differ": differ if side == "after" else "",
+            "calls": found[side]["calls"],
+            "tokens": found[side]["tokens"],
+            "cost": money(found[side]["cost_micro"]),
+            "seconds each": found[side]["seconds_per_record"],
+        }
+        for words, side in (("as it is", "before"), (name, "after"))
+    ]
 
 
 def _spent(store: Store, run: RunRow, steps: set[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.cli.text import money, print_json, safe, table
+from flows.cli.text import print_json, safe, table
 
 if TYPE_CHECKING:
     from chains.store import RunRow
@@ -55,6 +55,7 @@ def _run(asked: RunRequest | Replay, words: str, *, store: str | None, direct: b
 
 
 def _print(base: RunRow, found: dict[str, dict[str, Any]]) -> None:
+    from flows import varying
     from flows.cli.diff import metric_line
 
     if not found:
@@ -63,18 +64,7 @@ def _print(base: RunRow, found: dict[str, dict[str, Any]]) -> None:
     for name, one in found.items():
         ran = ", ".join(one["steps"]) or "nothing"
         print(safe(f"{name}: run {one['run_id']} is {one['status']}; it ran {ran}"))
-        lines = [
-            {
-                "": words,
-                "rows that differ": f"{one['rows_that_differ']} of {one['rows']}" if words == name else "",
-                "calls": one[side]["calls"],
-                "tokens": one[side]["tokens"],
-                "cost": money(one[side]["cost_micro"]),
-                "seconds each": one[side]["seconds_per_record"],
-            }
-            for words, side in (("as it is", "before"), (name, "after"))
-        ]
-        print(table(lines, right=_RIGHT))
+        print(table(varying.beside(name, one), right=_RIGHT))
         if one["metrics"]:
             print(
                 "\n"

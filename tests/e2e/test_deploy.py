@@ -243,6 +243,34 @@ def test_a_worker_runs_a_filled_in_form_and_leaves_its_outputs(staffed: Office) 
     assert [row["outputs"]["reply"] for row in rows] == ["brief: A", "warm: B"]
 
 
+VARIANTS = """variants:
+  stern: {steps: {reply: {args: {text: "{{ inputs.ticket }}", tone: stern}}}}
+  broken: {steps: {reply: {args: {text: boom, tone: warm}}}}
+"""
+
+
+@pytest.mark.slow
+def test_variants_that_a_form_names_run_below_the_chain_and_are_compared(staffed: Office) -> None:
+    staffed.write("varied", CHAIN.replace("chain: shout", "chain: varied") + VARIANTS)
+    staffed.deploy()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        staffed.create("varied", {"ticket": "x", "variants": ["mild"]})
+    assert refused.value.code in (409, 422)
+    assert "'variants[0]'" in json.loads(refused.value.read())["detail"]
+    both = staffed.create("varied", {"ticket": "hm", "variants": ["stern", "broken"]})
+    ended = staffed.ended(both)
+    assert ended["state_type"] == "FAILED" and "variant broken did not go well" in ended["state"]["message"]
+    assert staffed.result(both, "varied")["outputs"] == {"reply": "warm: HM"}  # of the chain as it is
+    below = ask(staffed.url, "flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [both]}}})
+    assert {run["name"]: run["state_type"] for run in below} == {
+        "variant · stern": "COMPLETED",
+        "variant · broken": "FAILED",
+    }
+    chosen = {"flow_run_id": {"any_": [both]}, "key": {"any_": ["varied-variants"]}}
+    (page,) = ask(staffed.url, "artifacts/filter", {"artifacts": chosen})
+    assert "## stern · ok" in page["data"] and "1 of 1" in page["data"]
+
+
 @pytest.mark.slow
 def test_a_schedule_fires_and_that_of_a_paused_deployment_does_not(staffed: Office) -> None:
     schedule = "{interval: 4s, inputs: {ticket: tick}}"

@@ -52,6 +52,15 @@ def test_each_input_is_a_field_with_its_type_words_and_bounds(desk: ChainFile) -
     assert (fields["stars"]["minimum"], fields["stars"]["maximum"]) == (1, 5)
 
 
+def test_a_chain_with_variants_lets_its_form_choose_some(tmp_path: Path) -> None:
+    varied = f"{SOURCE}variants: {{short: {{steps: {{reply: {{prompt: Be short.}}}}}}}}\n"
+    (tmp_path / "desk.yaml").write_text(varied)
+    form = form_of(load(tmp_path / "desk.yaml").chain)
+    assert list(form["properties"])[3:] == ["data", "variants", "options"]
+    assert refusals(form, {"ticket": "x", "variants": ["short"]}) == []
+    assert refusals(form, {"ticket": "x", "variants": ["long"]}) == ["'long' is not one of ['short']"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
