@@ -111,6 +111,7 @@ def plan_fork(store: Store, asked: Replay, settings: Settings) -> Fork:
     changes = compare(step_hashes(before), step_hashes(chain_file))
     starts = _starts(chain_file, changes, _of_level(edited.steps), inputs, start, fresh=asked.fresh)
     _check_start(chain_file, graph, source, start, starts, store)
+    _check_inputs(chain_file, inputs, start)
     request = replace(
         request,
         chain=str(chain_file.path.absolute()),
@@ -304,6 +305,18 @@ def _check_start(  # noqa: PLR0917 - a place, and what it has to fit
         raise InputInvalid(
             f"step {outside[0]!r} is changed, and does not come after {start.step!r}.",
             hint=f"Replay from {outside[0]}, or leave --from out: it is worked out from the edits.",
+        )
+
+
+def _check_inputs(chain_file: ChainFile, inputs: Mapping[str, Any], start: Selection | None) -> None:
+    """Refuse another value of an input that nothing reads from the step on: the edit would do nothing."""
+    if start is None:
+        return
+    read = inputs_read(sorted(_at_or_below(chain_file, start)), chain_file)
+    if unread := sorted(inputs.keys() - read):
+        raise InputInvalid(
+            f"neither {start.step!r} nor a step after it reads inputs.{unread[0]}.",
+            hint="Leave --from out: what has to run is worked out from the edits.",
         )
 
 

@@ -12,31 +12,43 @@ from typing import TYPE_CHECKING, Any
 from tasks.training.examples import MASKED, Example
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 BATCHES_PER_POOL = 50
 
 
-class LengthGroupedOrder:
-    """A sampler: shuffled, then sorted by length within pools of 50 batches, then shuffled by batch."""
+class EpochOrder:
+    """What samplers share that give each epoch an order of its own, the same again for the same seed."""
 
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
-        self.lengths = lengths
+    def __init__(self, *, batch_size: int, seed: int) -> None:
         self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
+        self._seed = seed
+        self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose which epoch's order the next iteration gives."""
-        self.epoch = epoch
+        self._epoch = epoch
+
+    def rng(self) -> np.random.Generator:
+        """Return the source of chance of this epoch."""
+        import numpy as np
+
+        return np.random.default_rng([self._seed, self._epoch])
+
+
+class LengthGroupedOrder(EpochOrder):
+    """A sampler: shuffled, then sorted by length within pools of 50 batches, then shuffled by batch."""
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
+        super().__init__(batch_size=batch_size, seed=seed)
+        self.lengths = lengths
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        import numpy as np
-
-        rng = np.random.default_rng([self.seed, self.epoch])
+        rng = self.rng()
         shuffled = rng.permutation(len(self.lengths)).tolist()
         pool = self.batch_size * BATCHES_PER_POOL
         batches: list[list[int]] = []

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from chains.errors import InputInvalid
 from tasks.training import forgetting
+from tasks.training.batches import EpochOrder
 from tasks.training.classification import padded
 from tasks.training.examples import read_rows, too_long
 from tasks.training.job import TrainingJob
@@ -40,27 +41,18 @@ class Pair:
     shared: frozenset[str]
 
 
-class ApartOrder:
+class ApartOrder(EpochOrder):
     """A sampler: shuffled, then each batch filled with pairs that share nothing, while there are some."""
 
     def __init__(self, pairs: Sequence[Pair], *, batch_size: int, seed: int) -> None:
+        super().__init__(batch_size=batch_size, seed=seed)
         self.pairs = pairs
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which epoch's order the next iteration gives."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __iter__(self) -> Iterator[int]:
-        import numpy as np
-
-        rng = np.random.default_rng([self.seed, self.epoch])
-        left = rng.permutation(len(self.pairs)).tolist()
+        left = self.rng().permutation(len(self.pairs)).tolist()
         while left:
             batch: list[int] = []
             later: list[int] = []

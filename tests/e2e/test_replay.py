@@ -223,6 +223,7 @@ def test_the_ceiling_holds(desk) -> None:
         (["--set", "shout.temperature=1"], "asks no model"),
         (["--model", "triage=other"], "no model 'other'"),
         (["--from", "reply", "--set", "triage.prompt=x"], "does not come after 'reply'"),
+        (["--from", "score", "--set", "inputs.tone=brief"], "nor a step after it reads inputs.tone"),
         (["--fresh"], "--from STEP --fresh"),
         (["--from", "shout", "--samples", "3"], "has no field 'samples'"),
         (["--set", "triage.prompt=@nowhere.md"], "cannot read 'nowhere.md'"),
