@@ -177,13 +177,13 @@ def test_what_a_killed_process_had_claimed_is_finished_by_the_others(store, loca
     doomed.send_signal(signal.SIGKILL)
     rest = doomed.communicate()[0]
     before = {line for line in (first + rest).splitlines() if line.startswith("paid")}
-    answered = {record.row for record in store.records("run1", statuses=["ok"])}
+    answered = {record.row for record in store.records("run1", statuses=["ok"], within=True)}
     lines = finish(start(location, tmp_path / "home", "w1", 60))
     paid = {int(line.split()[1]) for line in lines if line.startswith("paid")}
     # Paid again is only what was under way when the process was killed.
     assert paid == set(range(60)) - answered
     assert len(before) >= len(answered)
-    assert {record.row for record in store.records("run1", statuses=["ok"])} == set(range(60))
+    assert {record.row for record in store.records("run1", statuses=["ok"], within=True)} == set(range(60))
 
 
 def test_a_server_that_restarts_under_a_writer_loses_nothing(store, folder):

@@ -24,7 +24,9 @@ def chain_file(folder, **files):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
         held[path] = text.encode()
-    return SimpleNamespace(folder=folder, files=held, hash=hashlib.sha256(repr(held).encode()).hexdigest())
+    return SimpleNamespace(
+        folder=folder, code_folder=folder, files=held, hash=hashlib.sha256(repr(held).encode()).hexdigest()
+    )
 
 
 def context(file, *, settings=None, **step):

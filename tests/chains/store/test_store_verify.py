@@ -82,7 +82,7 @@ def test_two_records_at_one_position_are_found_also_without_the_constraint(store
         "CREATE TABLE copy AS SELECT * FROM records; DROP TABLE records; ALTER TABLE copy RENAME TO records;"
         "INSERT INTO records SELECT * FROM records; UPDATE records SET id = rowid;"
     )
-    assert "share the position ('run1', 'triage', 0, -1, -1, 0)" in "\n".join(store.verify())
+    assert "share the position ('run1', 'triage', 0, '', -1, -1, 0)" in "\n".join(store.verify())
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -23,7 +23,7 @@ def pairs_of(rows):
 
 def test_there_is_a_metric_for_every_name_that_a_chain_may_say():
     # What is embedded or spent is scored beside the pairs of prediction and reference.
-    assert {*METRICS, *spent.NAMES, "similarity"} == set(typing.get_args(MetricName))
+    assert {*METRICS, *spent.NAMES, "similarity", "perplexity"} == set(typing.get_args(MetricName))
 
 
 @given(ROWS)

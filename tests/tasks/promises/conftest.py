@@ -71,12 +71,14 @@ class Desk:
             since=self.clock.now(),
         )
 
-    async def run(self, *tickets: str, stop_at_budget: bool = True) -> ShardCounts:
+    async def run(self, *tickets: str, stop_at_budget: bool = True, stream: bool = False) -> ShardCounts:
         def stop(reason: str) -> None:
             self.over_budget.append(reason)
 
         stopping = Stopping(lambda: stop_at_budget and bool(self.over_budget), on_budget=stop)
-        return await run_shard(self.context(), Rows(list(tickets)), range(len(tickets)), stopping)
+        ctx = self.context()
+        ctx.stream = stream
+        return await run_shard(ctx, Rows(list(tickets)), range(len(tickets)), stopping)
 
     def records(self) -> list[RecordRow]:
         return self.store.records(self.run_id, "triage")

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from tasks.rows import Stopping, run_shard
-
 
 def told(desk: Any) -> list[tuple[str, str]]:
     """Return what was told, neighbouring parts of a text together."""
@@ -22,11 +20,7 @@ def told(desk: Any) -> list[tuple[str, str]]:
 
 
 async def streamed(desk: Any, *tickets: str) -> None:
-    from conftest import Rows
-
-    ctx = desk.context()
-    ctx.stream = True
-    await run_shard(ctx, Rows(list(tickets)), range(len(tickets)), Stopping())
+    await desk.run(*tickets, stream=True)
 
 
 STEP = "    output: {intent: {enum: [refund, delivery]}}\n    reask: 1\n    cache: always"
