@@ -210,7 +210,7 @@ def test_the_ceiling_holds(desk) -> None:
     [
         (["--from", "triag"], "Did you mean 'triage'?"),
         (["--from", "triage[row 99]"], "has no row 99: its last one is row 5"),
-        (["--from", "triage[item]"], "names no rows and no items"),
+        (["--from", "triage[item]"], "names no rows, items or turns"),
         (["--from", "score[row 1]"], "runs once over all rows"),
         (["--from", "triage[item 1]"], "has no `map`"),
         (["--set", "triage.promt=x"], "Did you mean 'prompt'?"),
