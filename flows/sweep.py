@@ -69,7 +69,10 @@ def main() -> None:
     from flows.sweep import sweep as imported  # a flow of `__main__` could not be found by its processes
 
     given = {"forget_after_days": arguments.forget_after}
-    imported.serve(name="sweep", interval=arguments.every, parameters=given, print_starting_message=False)
+    # One at a time: on a machine that is busy they would pile up otherwise, each a process of its own.
+    imported.serve(
+        name="sweep", interval=arguments.every, parameters=given, limit=1, print_starting_message=False
+    )
 
 
 if __name__ == "__main__":

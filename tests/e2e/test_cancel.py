@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sqlite3
@@ -196,15 +197,16 @@ def test_sweep_marks_a_killed_flow_run_as_crashed_and_resume_finishes_it(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
-        state = wait_for_state(prefect_url, run.prefect_flow_run_id, "CRASHED", seconds=60)
+        state = wait_for_state(prefect_url, run.prefect_flow_run_id, "CRASHED", seconds=150)
         wait_for_state(prefect_url, part, "CRASHED")
     except AssertionError as error:
         raise AssertionError((desk.folder / "sweep.log").read_text()) from error
     finally:
-        sweeping.terminate()
-        sweeping.wait(timeout=60)
+        os.killpg(sweeping.pid, signal.SIGKILL)  # with the processes of its flow runs
+        sweeping.wait()
     assert f"headrace resume {run.id}" in state["message"]
     assert run_row(desk).status == "interrupted"
     done = desk.headrace("resume", run.id, "--direct", "--json")
