@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import typer
 
@@ -134,24 +135,44 @@ def _prefect() -> Finding:
 
 def _pools() -> list[Finding]:
     """Say who serves each work pool: what is sent to one that nobody serves waits."""
-    import json
     from http.client import HTTPException
     from urllib.parse import quote
 
-    from flows.prefect_server import ask_api, find
+    from flows.prefect_server import find
 
-    found = []
+    found: list[Finding] = []
     try:
         api = find()
-        url = f"{api.url}/work_pools" if api is not None else None
-        for pool in json.loads(ask_api(f"{url}/filter", {})) if url is not None else ():
+    except (HeadraceError, OSError, ValueError, HTTPException):
+        return found  # `_prefect` says what is wrong with it
+    if api is None:
+        return found
+    url = f"{api.url}/work_pools"
+    try:
+        for pool in _patiently_asked(f"{url}/filter"):
             name = pool["name"]
-            workers = json.loads(ask_api(f"{url}/{quote(name, safe='')}/workers/filter", {}))
+            workers = _patiently_asked(f"{url}/{quote(name, safe='')}/workers/filter")
             online = sorted(worker["name"] for worker in workers if worker["status"] == "ONLINE")
             found.append(_pool(name, online, paused=pool["is_paused"]))
-    except (HeadraceError, OSError, ValueError, KeyError, HTTPException):
-        return found  # `_prefect` says what is wrong with it
+    except (OSError, ValueError, KeyError, HTTPException) as error:
+        found.append(Finding("work pools", "note", f"the Prefect API does not tell them: {error}"))
     return found
+
+
+def _patiently_asked(url: str) -> Any:
+    """POST an empty filter; a server on SQLite that is busy answers 503, or late, and is asked again."""
+    import json
+
+    from flows.prefect_server import ask_api
+
+    for tries_left in (2, 1, 0):
+        try:
+            return json.loads(ask_api(url, {}, timeout=10))
+        except OSError:
+            if not tries_left:
+                raise
+            time.sleep(0.5)
+    raise AssertionError("the last try returns or raises")
 
 
 def _pool(name: str, workers: list[str], *, paused: bool) -> Finding:
